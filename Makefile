@@ -1,0 +1,44 @@
+# `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
+SHELL := /bin/bash -o pipefail
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell tools/find-python)
+EXTRAS := operator trainer sidecar rollout local dev
+SETUP := $(VENV)/.set-up
+
+.PHONY: help setup demo test verify generate lock clean test-gpu
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(SETUP) ## Make the Python 3.12 environment from the lock
+$(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
+	tools/set-up "$(PYTHON)" $(VENV) requirements/cpu.lock
+	touch $(SETUP)
+
+demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
+	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
+
+test: $(SETUP) ## Run all tests
+	$(BIN)/pytest
+
+test-gpu: $(SETUP) ## Run what only a GPU can show
+	$(BIN)/pytest tests/gpu
+
+verify: $(SETUP) ## Lint, types, layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy core operator trainer sidecar rollout local
+	$(BIN)/lint-imports
+	$(BIN)/python -m tandem_operator.generate --check
+	tools/check-tree
+
+generate: $(SETUP) ## Write the CRD and the reference pages anew
+	$(BIN)/python -m tandem_operator.generate
+
+LOCK = $(BIN)/uv pip compile -q pyproject.toml $(addprefix --extra ,$(EXTRAS)) --generate-hashes --python-version 3.12 --no-header --no-annotate
+lock: $(SETUP) ## Resolve the dependencies anew
+	$(LOCK) --extra cpu -o requirements/cpu.lock
+	$(LOCK) --extra gpu -o requirements/gpu.lock
+
+clean: ## Remove the environment
+	rm -rf $(VENV)

@@ -1,0 +1,154 @@
+"""What stands in etcd under a job's prefix: small, typed, versioned values."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from tandem_core.phases import Phase
+
+
+class Record(BaseModel):
+    """A value in etcd. Readers ignore fields they do not know, so that versions of Tandem can meet."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: int = 1
+
+
+class Role(StrEnum):
+    """What a member of the job does."""
+
+    TRAINER = "trainer"
+    SIDECAR = "sidecar"
+    INFERENCE = "inference"
+    MASTER = "master"
+
+
+class EngineState(StrEnum):
+    """What a vLLM engine is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    """Running, but with no committed weights, or paused."""
+    SERVING = "serving"
+    RELEASED = "released"
+    """Asleep or ended: the devices are free for training."""
+    FAILED = "failed"
+
+
+class EngineStatus(Record):
+    """An engine as its checkpoint engine sees it."""
+
+    url: str
+    """http://address:port of vLLM."""
+    state: EngineState
+    version: int = -1
+    """The weight version it serves; -1: none."""
+    restarts: int = 0
+    max_concurrent_sequences: int = 0
+
+
+class Member(Record):
+    """members/<role>/<name>, leased: gone a few seconds after its process."""
+
+    name: str
+    """Trainer ranks: the rank, "3"; others: the pod's name."""
+    role: Role
+    pod: str
+    url: str = ""
+    """http://address:port of the member's own HTTP API; empty: it has none."""
+    incarnation: str
+    """Differs each time the process starts."""
+    started_at: float
+    """Unix time in seconds."""
+    engine: EngineStatus | None = None
+    """For sidecars and inference pods."""
+
+
+class PhaseRecord(Record):
+    """phase: what the job is doing; written by the master under its fencing token."""
+
+    iteration: int
+    phase: Phase
+    version: int
+    """The weight version to be published or loaded in Publishing and Loading, else the committed one; -1: none."""
+    token: int
+    """Fencing token of the master that wrote it."""
+    started_at: float
+    """Unix time in seconds."""
+    reason: str = ""
+    """For Failed: why."""
+
+
+class Activity(Record):
+    """A stretch of work of one pod, for the timeline. Times are Unix seconds."""
+
+    name: str
+    started_at: float
+    ended_at: float
+
+
+class Ack(Record):
+    """acks/<iteration>/<phase>/<member>: this member has done its part of the phase."""
+
+    member: str
+    """role-name, such as trainer-0 or sidecar-addition-hybrid-0."""
+    iteration: int
+    phase: Phase
+    error: str = ""
+    """Not empty: the member could not do its part, and why."""
+    activities: tuple[Activity, ...] = ()
+    measurements: dict[str, float] = {}
+    """Named numbers with units in their names: loss, gradient_norm, free_device_bytes, load_seconds."""
+
+
+class Control(Record):
+    """control: what the operator asks of the job."""
+
+    stop: bool = False
+    """Save a checkpoint and end; the job can be resumed."""
+    reason: str = ""
+
+
+class Load(Record):
+    """load: what the autoscaler decides by; written by the master."""
+
+    outstanding_tokens: float
+    """Expected tokens still to generate in this rollout phase."""
+    tokens_per_second_per_engine: float
+    engines_serving: int
+    measured_at: float
+
+
+class Summary(Record):
+    """summary: what goes into the job's status and the live view; written by the master."""
+
+    phase: Phase
+    iteration: int
+    iterations: int
+    version: int
+    samples: int = 0
+    """Answers trained on so far."""
+    reward: float | None = None
+    """Mean reward of the last iteration."""
+    reward_average: float | None = None
+    """Moving average of the mean reward (factor 0.1)."""
+    accuracy_before: float | None = None
+    """Held-out greedy accuracy before the first iteration."""
+    accuracy: float | None = None
+    """The newest held-out greedy accuracy."""
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    """Generated in the last rollout phase."""
+    response_tokens: float | None = None
+    """Mean length of the last iteration's answers."""
+    logprob_difference: float | None = None
+    """Mean absolute difference between the engine's and the trainer's log-probabilities."""
+    engines_serving: int = 0
+    carried_over: int = 0
+    """Unfinished answers waiting for the next iteration."""
+    phase_seconds: dict[Phase, float] = {}
+    """Sum of each phase's seconds so far."""
+    message: str = ""
+    """What the job waits for, or why it failed."""
+    updated_at: float = 0.0

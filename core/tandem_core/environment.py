@@ -1,0 +1,69 @@
+"""How a container learns who and where it is: the environment that the operator's builders write."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tandem_core.errors import TandemError
+
+MASTER_PORT = 8000
+CHECKPOINT_ENGINE_PORT = 8001
+TRAINER_METRICS_PORT = 8002
+ENGINE_PORT = 8100
+RENDEZVOUS_PORT = 29500
+
+PREFIX = "TANDEM_"
+
+
+class PodEnvironment(BaseModel):
+    """Field `pod_name` is read from TANDEM_POD_NAME, and so on. The builders set all of them in every container."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_file: Path
+    """The resolved RLJob (YAML)."""
+    job_uid: str
+    """The RLJob's uid: names its prefix in etcd."""
+    pod_name: str
+    """This pod's name."""
+    pod_ip: str
+    """This pod's address; servers listen on it."""
+    etcd_endpoints: str
+    """host:port, several separated by commas."""
+    token_file: Path
+    """Holds the bearer token of the job's HTTP APIs."""
+    shm_dir: Path
+    """Memory-backed directory shared by the containers of the pod (/dev/shm/tandem on a cluster)."""
+    model_dir: Path
+    """Where a model that is downloaded or made from scratch is put; writable, private to the pod."""
+    checkpoint_dir: Path
+    """Checkpoints and the trained model; shared by all trainer ranks."""
+    data_dir: Path
+    """The rollout master's replay buffer."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read TANDEM_* variables; raises TandemError that names the missing ones."""
+        values = {
+            name: environment[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if PREFIX + name.upper() in environment
+        }
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            missing = ", ".join(PREFIX + str(detail["loc"][0]).upper() for detail in error.errors())
+            raise TandemError(
+                f"environment variables missing or wrong: {missing}. The operator and `tandem run` set them; "
+                "this program is not started by hand"
+            ) from error
+
+    def token(self) -> str:
+        """The job's bearer token; raises TandemError if the file cannot be read."""
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            raise TandemError(f"cannot read the job's token from {self.token_file}: {error.strerror}") from error

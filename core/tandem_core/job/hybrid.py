@@ -1,0 +1,139 @@
+"""The pods in which trainer and engine take turns, and the inference pods beside them."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tandem_core.job.schema import SpecModel
+
+
+class TrainerSpec(SpecModel):
+    """How Megatron cuts the model over all ranks; data parallelism is what remains."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that share each layer's matrices."""
+    pipeline_parallel: int = Field(default=1, ge=1)
+    """Ranks that share the layers."""
+    expert_parallel: int = Field(default=1, ge=1)
+    """Ranks that share the experts of a mixture-of-experts model."""
+    sequence_parallel: bool = False
+    """Whether tensor-parallel ranks also split the sequence outside the matrices (needs tensorParallel above 1)."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Number format of weights and activations."""
+    tokens_per_microbatch: int = Field(default=16_384, ge=1)
+    """Most tokens, padding included, in one forward pass of a rank; larger batches are accumulated."""
+    recompute: bool = False
+    """Whether activations are computed again in the backward pass, to save memory."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a rank; left out: chosen by PyTorch."""
+
+    @model_validator(mode="after")
+    def _sequence_parallel_needs_tensor_parallel(self) -> Self:
+        if self.sequence_parallel and self.tensor_parallel == 1:
+            raise ValueError("sequenceParallel needs tensorParallel above 1: set tensorParallel, or leave it out")
+        return self
+
+
+class InferenceSpec(SpecModel):
+    """The vLLM engine of a pod."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that share each layer's matrices in one engine; must divide ranksPerReplica on GPUs."""
+    release: Literal["sleep", "restart", "none"] = "sleep"
+    """How the engine gives up its memory for training: sleep (vLLM's sleep mode), restart (the process ends and a
+    new one starts: gives back everything, CUDA graphs and driver state included), none (it stays; for CPUs and
+    models that fit twice)."""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """Number format of the engine; auto takes the trainer's."""
+    max_concurrent_sequences: int = Field(default=256, ge=1)
+    """Answers that one engine generates at a time."""
+    gpu_memory_share: float = Field(default=0.85, gt=0, le=1)
+    """Share of each GPU's memory that vLLM may take."""
+    kv_cache_bytes: int | None = Field(default=None, ge=1_048_576)
+    """Size of the key-value cache; needed on CPUs, on GPUs derived from gpuMemoryShare."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Longest sequence in tokens, prompt included; left out: the model's own limit."""
+    extra_arguments: list[str] = Field(default_factory=list)
+    """More arguments for vLLM's server, as they are."""
+
+
+class HybridSpec(SpecModel):
+    """Pods in which a trainer and an engine share the same devices."""
+
+    replicas: int = Field(default=1, ge=1)
+    """Number of hybrid pods."""
+    device: Literal["gpu", "cpu"] = "gpu"
+    """What the pods compute on."""
+    ranks_per_replica: int = Field(default=1, ge=1)
+    """Trainer processes in each pod: its GPUs, or on cpu just processes."""
+    trainer: TrainerSpec = Field(default_factory=TrainerSpec)
+    """The trainer."""
+    inference: InferenceSpec = Field(default_factory=InferenceSpec)
+    """The engine."""
+    shared_memory: str = "64Gi"
+    """Size of /dev/shm in each pod; holds two versions of the weights."""
+
+    @property
+    def world_size(self) -> int:
+        """All trainer ranks of the job."""
+        return self.replicas * self.ranks_per_replica
+
+    @property
+    def data_parallel(self) -> int:
+        """Trainer replicas: the ranks divided by tensor and pipeline parallelism."""
+        return self.world_size // (self.trainer.tensor_parallel * self.trainer.pipeline_parallel)
+
+    @model_validator(mode="after")
+    def _parallelism_divides_ranks(self) -> Self:
+        trainer = self.trainer
+        cut = trainer.tensor_parallel * trainer.pipeline_parallel
+        if self.world_size % cut:
+            raise ValueError(
+                f"tensorParallel x pipelineParallel = {trainer.tensor_parallel} x {trainer.pipeline_parallel} = {cut} "
+                f"does not divide the {self.world_size} ranks (replicas x ranksPerReplica = {self.replicas} x "
+                f"{self.ranks_per_replica}): make the product one of {_divisors(self.world_size)}, or change the ranks"
+            )
+        if (self.world_size // trainer.pipeline_parallel) % trainer.expert_parallel:
+            raise ValueError(
+                f"expertParallel ({trainer.expert_parallel}) does not divide the "
+                f"{self.world_size // trainer.pipeline_parallel} ranks of a pipeline stage: make it one of "
+                f"{_divisors(self.world_size // trainer.pipeline_parallel)}"
+            )
+        if self.device == "gpu" and self.ranks_per_replica % self.inference.tensor_parallel:
+            raise ValueError(
+                f"inference.tensorParallel ({self.inference.tensor_parallel}) does not divide ranksPerReplica "
+                f"({self.ranks_per_replica}): make it one of {_divisors(self.ranks_per_replica)}"
+            )
+        if self.device == "cpu" and self.inference.release == "sleep":
+            raise ValueError(
+                "inference.release: sleep needs GPUs (vLLM's sleep does nothing on cpu): write restart or none"
+            )
+        if self.device == "cpu" and self.inference.kv_cache_bytes is None:
+            raise ValueError(
+                "on cpu inference.kvCacheBytes must be set, or vLLM takes nearly all memory: for a small model "
+                "write 67108864 (64 MiB)"
+            )
+        return self
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+class ElasticSpec(SpecModel):
+    """Standalone inference pods that come while rollouts lag behind, and go."""
+
+    min: int = Field(default=0, ge=0)
+    """Fewest inference pods."""
+    max: int = Field(default=0, ge=0)
+    """Most inference pods."""
+    target_seconds: float = Field(default=300.0, gt=0)
+    """How long a rollout phase should take; decides how many pods are wanted."""
+    max_staleness: int = Field(default=1, ge=0)
+    """How many versions an inference pod may lag behind before it gets no more prompts."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"elastic.min ({self.min}) must not exceed elastic.max ({self.max})")
+        return self

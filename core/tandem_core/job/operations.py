@@ -1,0 +1,89 @@
+"""Checkpoints, evaluation, deadlines and what else keeps a job going."""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from tandem_core.job.schema import SpecModel
+
+
+class CheckpointSpec(SpecModel):
+    """Where and how often training state is saved."""
+
+    every: int = Field(default=20, ge=1)
+    """Iterations between checkpoints; the last iteration is always saved. What was trained since is replayed from
+    the recorded batches after a crash, so nothing is lost or trained twice."""
+    keep: int = Field(default=2, ge=1)
+    """How many checkpoints are kept."""
+    claim: str | None = None
+    """Name of a PersistentVolumeClaim (ReadWriteMany if there are several hybrid pods) for checkpoints and the
+    trained model. Left out on a cluster: the job makes one of size `size`."""
+    size: str = "100Gi"
+    """Size of the claim the job makes."""
+    storage_class: str | None = None
+    """Storage class of the claim the job makes; left out: the cluster's default."""
+
+
+class EvaluationSpec(SpecModel):
+    """Greedy answers to held-out prompts."""
+
+    every: int = Field(default=50, ge=0)
+    """Iterations between evaluations; 0: only before the first and after the last one."""
+    prompts: int = Field(default=256, ge=1)
+    """Most held-out prompts in one evaluation."""
+
+
+class DeadlineSpec(SpecModel):
+    """Longest time of each phase in seconds; what is missing then is named in the error."""
+
+    startup: float = Field(default=600, gt=0)
+    """From the start of the master until all members are there."""
+    warmup: float = Field(default=7200, gt=0)
+    """Warm-up, or loading a checkpoint and catching up with it."""
+    rollout: float = Field(default=7200, gt=0)
+    """Rollout; what is unfinished is carried over."""
+    draining: float = Field(default=60, gt=0)
+    """Draining."""
+    training: float = Field(default=7200, gt=0)
+    """Training."""
+    publishing: float = Field(default=600, gt=0)
+    """Publishing."""
+    loading: float = Field(default=600, gt=0)
+    """Loading; stragglers are left out and join when they are ready."""
+
+
+class StorageSpec(SpecModel):
+    """Where the rollout master keeps the replay buffer."""
+
+    kind: Literal["sqlite", "postgresql"] = "sqlite"
+    """sqlite: a file on a volume of the master's own; postgresql: a server that you name."""
+    url_secret: str | None = None
+    """For postgresql: name of the Secret whose key `url` holds the address (postgresql://user:password@host/db)."""
+    size: str = "20Gi"
+    """For sqlite: size of the volume."""
+    storage_class: str | None = None
+    """For sqlite: storage class of the volume; left out: the cluster's default."""
+
+
+class ImageSpec(SpecModel):
+    """Container images; the operator's own defaults where left out."""
+
+    trainer: str | None = None
+    """Image of the trainer."""
+    sidecar: str | None = None
+    """Image of the checkpoint engine with vLLM."""
+    rollout: str | None = None
+    """Image of the rollout master."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When images are pulled."""
+
+
+class PodOverlaySpec(SpecModel):
+    """Changes to the pods' templates, merged as kubectl's strategic merge patch does."""
+
+    hybrid: dict[str, JsonValue] = Field(default_factory=dict)
+    """Patch of the hybrid pods' PodTemplateSpec."""
+    master: dict[str, JsonValue] = Field(default_factory=dict)
+    """Patch of the master's PodTemplateSpec."""
+    inference: dict[str, JsonValue] = Field(default_factory=dict)
+    """Patch of the inference pods' PodTemplateSpec."""

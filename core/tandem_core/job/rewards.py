@@ -1,0 +1,117 @@
+"""How an answer is scored."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from tandem_core.job.schema import SpecModel
+
+
+class RewardModel(SpecModel):
+    """What every reward has."""
+
+    weight: float = 1.0
+    """Factor of this reward in the sum."""
+    name: str | None = None
+    """Name in reports and metrics; the type if left out."""
+
+
+class ReasoningGymReward(RewardModel):
+    """The scorer that belongs to the reasoning-gym task."""
+
+    type: Literal["reasoning-gym"]
+    """reasoning-gym"""
+
+
+class MathReward(RewardModel):
+    """Whether the answer is mathematically equal to the reference (math-verify)."""
+
+    type: Literal["math"]
+    """math"""
+
+
+class ExactReward(RewardModel):
+    """Whether the answer equals the reference, surrounding white space apart."""
+
+    type: Literal["exact"]
+    """exact"""
+    ignore_case: bool = False
+    """Whether capitals matter not."""
+
+
+class RegexReward(RewardModel):
+    """1 where the pattern is found. With a group named answer, that group must equal the reference."""
+
+    type: Literal["regex"]
+    """regex"""
+    pattern: str
+    """A Python regular expression."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return pattern
+
+
+class HttpReward(RewardModel):
+    """A reward model behind HTTP: POST of {"samples": [{prompt, response, answer}]} gives {"rewards": [number]}."""
+
+    type: Literal["http"]
+    """http"""
+    url: str = Field(pattern=r"^https?://")
+    """Address of the service."""
+    batch_size: int = Field(default=64, ge=1)
+    """Most samples in one request."""
+
+
+class FunctionReward(RewardModel):
+    """A Python function (prompt, response, answer, row) -> float, found as module:function on PYTHONPATH."""
+
+    type: Literal["function"]
+    """function"""
+    function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """module:function"""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments handed to each call."""
+
+
+Reward = Annotated[
+    ReasoningGymReward | MathReward | ExactReward | RegexReward | HttpReward | FunctionReward,
+    Field(discriminator="type"),
+]
+
+
+class LengthReward(SpecModel):
+    """Kimi k1.5, 2.3.3: among the samples of one prompt, shorter right answers get more, longer wrong ones less."""
+
+    weight: float = Field(default=0.0, ge=0)
+    """Factor of the length reward; 0 turns it off."""
+    warmup_iterations: int = Field(default=0, ge=0)
+    """Iterations before it starts."""
+
+
+class RewardSpec(SpecModel):
+    """The sum of several scorers, each between 0 and 1 before its weight."""
+
+    scorers: list[Reward] = Field(min_length=1)
+    """The scorers."""
+    length: LengthReward = Field(default_factory=LengthReward)
+    """The length reward."""
+    correct_at: float = 0.99
+    """From which reward on (length reward apart) an answer counts as right."""
+    repetition_penalty: float = Field(default=0.0, ge=0)
+    """Subtracted from the reward of an answer that was ended because it went in circles."""
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    """Longest time for scoring one sample."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [scorer.name or scorer.type for scorer in self.scorers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each of rewards.scorers needs a name of its own, found {names}: set name")
+        return self

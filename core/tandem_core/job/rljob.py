@@ -1,0 +1,137 @@
+"""The RLJob: what a user writes, and what is reported back."""
+
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from tandem_core.job.algorithm import AlgorithmSpec, WarmupSpec
+from tandem_core.job.data import DataSpec
+from tandem_core.job.hybrid import ElasticSpec, HybridSpec
+from tandem_core.job.model import ModelSpec
+from tandem_core.job.operations import (
+    CheckpointSpec,
+    DeadlineSpec,
+    EvaluationSpec,
+    ImageSpec,
+    PodOverlaySpec,
+    StorageSpec,
+)
+from tandem_core.job.rewards import ReasoningGymReward, RewardSpec
+from tandem_core.job.rollout import RolloutSpec
+from tandem_core.job.schema import SpecModel
+
+API_GROUP = "tandem.dev"
+API_VERSION = f"{API_GROUP}/v1alpha1"
+
+
+class RLJobSpec(SpecModel):
+    """One reinforcement-learning run."""
+
+    iterations: int = Field(ge=1)
+    """Iterations of rollout and training."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of model, prompts and sampling."""
+    model: ModelSpec
+    """The model to train."""
+    data: DataSpec
+    """Prompts."""
+    rewards: RewardSpec
+    """Scoring."""
+    algorithm: AlgorithmSpec = Field(default_factory=AlgorithmSpec)
+    """Loss and optimiser."""
+    warmup: WarmupSpec = Field(default_factory=WarmupSpec)
+    """Supervised fine-tuning first."""
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
+    """Generation."""
+    hybrid: HybridSpec = Field(default_factory=HybridSpec)
+    """Pods with trainer and engine."""
+    elastic: ElasticSpec = Field(default_factory=ElasticSpec)
+    """Inference pods that come and go."""
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
+    """Saving."""
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    """Held-out accuracy."""
+    deadlines: DeadlineSpec = Field(default_factory=DeadlineSpec)
+    """Longest times."""
+    storage: StorageSpec = Field(default_factory=StorageSpec)
+    """Replay buffer."""
+    images: ImageSpec = Field(default_factory=ImageSpec)
+    """Container images."""
+    pods: PodOverlaySpec = Field(default_factory=PodOverlaySpec)
+    """Changes to the pods' templates."""
+    suspend: bool = False
+    """Whether the job is to give back its devices and wait."""
+    backoff_limit: int = Field(default=6, ge=0)
+    """Restarts of a container or pod before the job counts as failed."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    """Seconds after which a finished job is deleted; left out: never."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        scratch, trainer = self.model.scratch, self.hybrid.trainer
+        if scratch is not None:
+            if scratch.attention_heads % trainer.tensor_parallel or scratch.key_value_heads % trainer.tensor_parallel:
+                raise ValueError(
+                    f"hybrid.trainer.tensorParallel ({trainer.tensor_parallel}) must divide "
+                    f"model.scratch.attentionHeads ({scratch.attention_heads}) and "
+                    f"keyValueHeads ({scratch.key_value_heads}): lower it, or change the heads"
+                )
+            if scratch.layers % trainer.pipeline_parallel:
+                raise ValueError(
+                    f"hybrid.trainer.pipelineParallel ({trainer.pipeline_parallel}) must divide "
+                    f"model.scratch.layers ({scratch.layers})"
+                )
+            if trainer.expert_parallel > 1 and (not scratch.experts or scratch.experts % trainer.expert_parallel):
+                raise ValueError(
+                    f"hybrid.trainer.expertParallel ({trainer.expert_parallel}) must divide model.scratch.experts "
+                    f"({scratch.experts}); without experts leave it out"
+                )
+        if any(isinstance(scorer, ReasoningGymReward) for scorer in self.rewards.scorers) and (
+            self.data.reasoning_gym is None
+        ):
+            raise ValueError("a reasoning-gym reward needs data.reasoningGym: use exact, math or regex for a dataset")
+        if self.rollout.group_size == 1 and self.algorithm.loss in ("omd", "grpo"):
+            raise ValueError(
+                f"rollout.groupSize must be at least 2 for algorithm.loss {self.algorithm.loss}: answers are compared "
+                "within their group; a group of one teaches nothing"
+            )
+        if self.algorithm.updates_per_iteration > (self.rollout.complete_prompts or self.rollout.prompts):
+            raise ValueError(
+                f"algorithm.updatesPerIteration ({self.algorithm.updates_per_iteration}) must not exceed the prompts "
+                "of an iteration (rollout.completePrompts or rollout.prompts)"
+            )
+        return self
+
+
+class ObjectMeta(SpecModel):
+    """The metadata Tandem reads; Kubernetes keeps more."""
+
+    model_config = SpecModel.model_config | {"extra": "ignore"}
+
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$")
+    """Name, a DNS label of at most 42 characters: pod names are made from it."""
+    namespace: str = "default"
+    """Namespace."""
+    uid: str = ""
+    """The API server's identifier; `tandem run` makes one."""
+    generation: int = 0
+    """Counts changes of the spec."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations."""
+
+
+class RLJob(SpecModel):
+    """A reinforcement-learning job: a Megatron trainer and vLLM engines that share GPUs and take turns."""
+
+    api_version: Literal["tandem.dev/v1alpha1"]
+    """tandem.dev/v1alpha1"""
+    kind: Literal["RLJob"]
+    """RLJob"""
+    metadata: ObjectMeta
+    """Name and namespace."""
+    spec: RLJobSpec
+    """What to do."""
+    status: dict[str, JsonValue] | None = None
+    """What is going on; written by the operator."""

