@@ -22,7 +22,8 @@ class DatasetSource(SpecModel):
     """A dataset read by the `datasets` library: JSON lines, parquet, or a name on the hub."""
 
     path: str
-    """A file ending in .jsonl, .json or .parquet, or a dataset's name on the hub."""
+    """A file ending in .jsonl, .json or .parquet (on a cluster, mount it into the master through spec.pods.master), or
+    a dataset's name on the hub."""
     name: str | None = None
     """The hub dataset's configuration, such as main."""
     split: str = "train"

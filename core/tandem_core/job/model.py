@@ -70,7 +70,8 @@ class ModelSpec(SpecModel):
     """Exactly one of path, hub and scratch."""
 
     path: str | None = None
-    """A directory with a Hugging Face model (config.json, safetensors, tokenizer), mounted into every pod."""
+    """A directory with a Hugging Face model (config.json, safetensors, tokenizer). On a cluster, mount it at this place
+    in every container through spec.pods."""
     hub: str | None = None
     """A model's name on the Hugging Face hub, downloaded by every pod into its cache."""
     revision: str | None = None

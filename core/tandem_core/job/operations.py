@@ -1,8 +1,8 @@
 """Checkpoints, evaluation, deadlines and what else keeps a job going."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from tandem_core.job.schema import SpecModel
 
@@ -63,6 +63,15 @@ class StorageSpec(SpecModel):
     """For sqlite: size of the volume."""
     storage_class: str | None = None
     """For sqlite: storage class of the volume; left out: the cluster's default."""
+
+    @model_validator(mode="after")
+    def _postgresql_needs_an_address(self) -> Self:
+        if (self.kind == "postgresql") != (self.url_secret is not None):
+            raise ValueError(
+                "storage.urlSecret goes with storage.kind: postgresql: it names the Secret whose key `url` holds the "
+                "address; set both, or neither"
+            )
+        return self
 
 
 class ImageSpec(SpecModel):

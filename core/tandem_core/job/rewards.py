@@ -98,7 +98,7 @@ class LengthReward(SpecModel):
 class RewardSpec(SpecModel):
     """The sum of several scorers, each between 0 and 1 before its weight."""
 
-    scorers: list[Reward] = Field(min_length=1)
+    scorers: list[Reward] = Field(min_length=1, max_length=32)
     """The scorers."""
     length: LengthReward = Field(default_factory=LengthReward)
     """The length reward."""

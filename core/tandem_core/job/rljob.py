@@ -108,8 +108,8 @@ class ObjectMeta(SpecModel):
 
     model_config = SpecModel.model_config | {"extra": "ignore"}
 
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$")
-    """Name, a DNS label of at most 42 characters: pod names are made from it."""
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
+    """Name, a DNS label of at most 42 characters that begins with a letter: pod and service names are made from it."""
     namespace: str = "default"
     """Namespace."""
     uid: str = ""

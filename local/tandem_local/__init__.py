@@ -1,0 +1,1 @@
+"""The `tandem` command: runs a job's pods as processes on one machine."""

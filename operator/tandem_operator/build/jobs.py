@@ -1,0 +1,49 @@
+"""Indexed Jobs: pods with stable host names that are replaced when they fail, until they succeed."""
+
+from tandem_core.job import RLJob
+
+from tandem_operator.build.names import QUEUE_LABEL, Component, build_object, component_name
+from tandem_operator.build.settings import KubernetesObject
+
+EXIT_CODE_NOT_MENDED_BY_RESTART = 3
+"""A program found its input wrong: the same program started again would find the same."""
+
+
+def build_indexed_job(
+    job: RLJob, component: Component, *, completions: int, main_container: str, template: KubernetesObject
+) -> KubernetesObject:
+    """The Job behind a kind of pod.
+
+    Exit code 3 of `main_container` fails it at once; evictions and preemptions do not count against
+    spec.backoffLimit. A failed pod is gone before its successor starts, for they would share a name.
+    """
+    spec: KubernetesObject = {
+        "completionMode": "Indexed",
+        "completions": completions,
+        "parallelism": completions,
+        "backoffLimit": job.spec.backoff_limit,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": main_container,
+                        "operator": "In",
+                        "values": [EXIT_CODE_NOT_MENDED_BY_RESTART],
+                    },
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "suspend": job.spec.suspend,
+        "template": template,
+    }
+    head = build_object(job, "batch/v1", "Job", component_name(job, component), component)
+    queue = job.metadata.labels.get(QUEUE_LABEL)
+    if queue is not None and component is Component.HYBRID:
+        head["metadata"]["labels"][QUEUE_LABEL] = queue
+        # Kueue suspends and resumes the Job: a field we do not send is a field we do not own.
+        if not job.spec.suspend:
+            del spec["suspend"]
+    return {**head, "spec": spec}

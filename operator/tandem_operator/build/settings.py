@@ -1,0 +1,35 @@
+"""What the builders need to know beside the job itself."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+type KubernetesObject = dict[str, Any]
+"""A Kubernetes object as it stands in YAML."""
+
+
+class BuildSettings(BaseModel):
+    """How this installation builds jobs: the operator's own configuration, and the token of the job at hand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trainer_image: str = "tandem-trainer:latest"
+    """Used where spec.images.trainer is left out."""
+    sidecar_image: str = "tandem-sidecar:latest"
+    """Used where spec.images.sidecar is left out."""
+    rollout_image: str = "tandem-rollout:latest"
+    """Used where spec.images.rollout is left out."""
+    etcd_endpoints: str
+    """host:port as the job's pods reach it, several separated by commas."""
+    etcd_secret: str | None = None
+    """Secret in the job's namespace with what its pods show to etcd (ca.crt, tls.crt, tls.key, username, password),
+    mounted at /etc/tandem/etcd."""
+    device_class: str = "gpu.nvidia.com"
+    """The DRA DeviceClass of the GPUs."""
+    token: str = ""
+    """Bearer token of the job's HTTP APIs: the caller makes it once for each job (`secrets.token_urlsafe(32)`) and
+    keeps it. Empty: the Secret is there already and is left alone."""
+    pod_monitor: bool = False
+    """Whether the cluster knows PodMonitor (monitoring.coreos.com/v1)."""
+    monitoring_namespace: str | None = None
+    """Namespace whose pods may read metrics through the NetworkPolicy; None: only the job's own pods get through."""

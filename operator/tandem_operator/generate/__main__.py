@@ -1,0 +1,42 @@
+"""`python -m tandem_operator.generate`: writes the generated files, or with --check says which are out of date."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tandem_operator.generate.crd import render_crd
+from tandem_operator.generate.reference import render_reference
+
+FILES: dict[str, Callable[[], str]] = {
+    "manifests/crd.yaml": render_crd,
+    "docs/reference/rljob.md": render_reference,
+}
+"""Every generated file below the root of the project."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 1 if --check found a file that differs from what would be written."""
+    parser = argparse.ArgumentParser(prog="python -m tandem_operator.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the project's root (default: here)")
+    options = parser.parse_args(arguments)
+    stale = [name for name, render in FILES.items() if _read(options.root / name) != render()]
+    if options.check:
+        for name in stale:
+            print(f"{name} is out of date: run `python -m tandem_operator.generate`", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        path: Path = options.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(FILES[name]())
+        print(f"wrote {name}")
+    return 0
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The master's HTTP API: batches for the trainer, health, metrics."""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi import Path as PathParameter
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from tandem_core.batches import TrainingBatch
+from tandem_core.coordination.records import Summary
+
+from tandem_rollout.metrics import SummaryCollector, build_registry, render_metrics
+from tandem_rollout.storage.replay_buffer import ReplayBuffer
+
+CACHED = 2  # batches: every rank asks for the same one, at about the same time
+_OCTETS = "application/octet-stream"
+
+
+@dataclass(slots=True)
+class Presence:
+    """What the API answers from; filled in while the master starts."""
+
+    token: str
+    buffer: ReplayBuffer | None = None
+    build_warmup: Callable[[int], TrainingBatch] | None = None
+    """The warm-up batch of a step."""
+    observe_summary: Callable[[], Summary | None] = lambda: None
+    observe_tokens: Callable[[], int] = lambda: 0
+    batches: dict[str, bytes] = field(default_factory=dict)
+    """The last answers."""
+    building: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def ready(self) -> bool:
+        """Whether this master leads and has what the trainer asks for."""
+        return self.buffer is not None and self.build_warmup is not None
+
+
+def build_api(presence: Presence) -> FastAPI:
+    """The application; everything but /healthz and /readyz wants the job's bearer token."""
+    application = FastAPI(title="Tandem rollout master", docs_url=None, redoc_url=None, openapi_url=None)
+    bearer = HTTPBearer(auto_error=False)
+    registry = build_registry(SummaryCollector(lambda: presence.observe_summary(), lambda: presence.observe_tokens()))
+
+    async def authorize(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), presence.token.encode()):
+            raise HTTPException(401, "this needs the job's bearer token", {"WWW-Authenticate": "Bearer"})
+
+    @application.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @application.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        if not presence.ready:
+            raise HTTPException(503, "starting: waiting for etcd, for leadership or for the prompts")
+        return {"status": "ready"}
+
+    @application.get("/v1/batches/{iteration}", dependencies=[Depends(authorize)])
+    async def batch(iteration: Annotated[int, PathParameter(ge=1)]) -> Response:
+        return Response(await _batch(presence, iteration), media_type=_OCTETS)
+
+    @application.get("/v1/warmup/{step}", dependencies=[Depends(authorize)])
+    async def warmup(step: Annotated[int, PathParameter(ge=0)]) -> Response:
+        return Response(await _warmup(presence, step), media_type=_OCTETS)
+
+    @application.get("/metrics", dependencies=[Depends(authorize)])
+    async def metrics() -> Response:
+        return Response(render_metrics(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return application
+
+
+async def _batch(presence: Presence, iteration: int) -> bytes:
+    if presence.buffer is None:
+        raise HTTPException(503, "starting: the replay buffer is not open yet")
+    buffer = presence.buffer
+    async with presence.building:
+        name = f"batch {iteration}"
+        if name not in presence.batches:
+            data = await buffer.batch(iteration)
+            if data is None:
+                newest = await buffer.last_recorded_iteration()
+                raise HTTPException(
+                    404, f"there is no batch of iteration {iteration}: the newest one recorded is {newest} (0: none)"
+                )
+            _keep(presence, name, data)
+        return presence.batches[name]
+
+
+async def _warmup(presence: Presence, step: int) -> bytes:
+    if presence.build_warmup is None:
+        raise HTTPException(503, "starting: the prompts are not loaded yet")
+    build = presence.build_warmup
+    async with presence.building:
+        name = f"warmup {step}"
+        if name not in presence.batches:
+            _keep(presence, name, await asyncio.to_thread(lambda: build(step).encode()))
+        return presence.batches[name]
+
+
+def _keep(presence: Presence, name: str, data: bytes) -> None:
+    presence.batches[name] = data
+    while len(presence.batches) > CACHED:
+        del presence.batches[next(iter(presence.batches))]

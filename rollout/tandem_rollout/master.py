@@ -1,0 +1,169 @@
+"""Assembles the rollout master and runs it to the job's end."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.leadership import Leadership, LeadershipLost
+from tandem_core.coordination.membership import Membership, new_member
+from tandem_core.coordination.mirror import Mirror
+from tandem_core.coordination.records import Member, PhaseRecord, Role, Summary
+from tandem_core.coordination.store import Store
+from tandem_core.environment import MASTER_PORT, PodEnvironment
+from tandem_core.errors import TandemError
+from tandem_core.job import RLJob
+from tandem_core.model_files import prepare_model
+from tandem_core.phases import Phase
+
+from tandem_rollout.answer_pool import AnswerPool
+from tandem_rollout.api import Presence
+from tandem_rollout.batch import build_warmup_batch
+from tandem_rollout.engine_client import EngineClient
+from tandem_rollout.evaluation import Evaluator
+from tandem_rollout.history_writer import HistoryWriter
+from tandem_rollout.live_report import LiveReporter
+from tandem_rollout.phase_driver import PASSING_ERRORS, PhaseDriver, ending_error
+from tandem_rollout.prompts import PromptSet, load_prompts
+from tandem_rollout.rewards.scoring import Scoring
+from tandem_rollout.rollout_phase import Rollouts
+from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
+from tandem_rollout.tokenization import Tokenizer, load_tokenizer
+
+log = structlog.get_logger()
+
+ETCD_SECONDS = 120.0
+DATABASE_VARIABLE = "TANDEM_DATABASE_URL"
+"""Address of the replay buffer where spec.storage is not sqlite."""
+REPLAY_FILE = "replay.sqlite"
+"""The replay buffer's file in TANDEM_DATA_DIR."""
+
+
+class UnusableInput(TandemError):
+    """The job cannot begin, and a restart would not mend it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """What the job's spec names."""
+
+    tokenizer: Tokenizer
+    prompts: PromptSet
+
+
+def replay_url(job: RLJob, pod: PodEnvironment, environment: Mapping[str, str] = os.environ) -> str:
+    """The replay buffer's address; raises TandemError if the variable that holds it is missing."""
+    if job.spec.storage.kind == "sqlite":
+        pod.data_dir.mkdir(parents=True, exist_ok=True)
+        return sqlite_url(pod.data_dir / REPLAY_FILE)
+    url = environment.get(DATABASE_VARIABLE, "").strip()
+    if not url:
+        raise TandemError(
+            f"spec.storage is postgresql, but {DATABASE_VARIABLE} is empty: the Secret "
+            f"{job.spec.storage.url_secret!r} must have the key url"
+        )
+    return url
+
+
+async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> PhaseRecord:
+    """Lead the job until it is done or has failed; the final phase's record.
+
+    Raises UnusableInput if the job cannot begin, and errors that another start may get over.
+    """
+    keys = JobKeys(pod.job_uid)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(pod.etcd_endpoints))
+        await store.wait_until_reachable(ETCD_SECONDS)
+        leadership = await stack.enter_async_context(Leadership(store, keys, pod.pod_name))
+        loading = asyncio.create_task(asyncio.to_thread(_load_inputs, job, pod))
+        stack.callback(loading.cancel)
+        try:
+            buffer = await stack.enter_async_context(ReplayBuffer(replay_url(job, pod), pod.job_uid))
+            scoring = await stack.enter_async_context(Scoring(job.spec))
+            inputs = await loading
+        except PASSING_ERRORS:
+            raise
+        except TandemError as error:
+            await _refuse(store, leadership, keys, job, str(error))
+            raise UnusableInput(str(error)) from error
+        await buffer.set_info({"job": job.model_dump(mode="json", by_alias=True, exclude_none=True)})
+        presence.buffer = buffer
+        presence.build_warmup = lambda step: build_warmup_batch(
+            job.spec, step, inputs.prompts.training, inputs.tokenizer
+        )
+        member = new_member(Role.MASTER, pod.pod_name, pod.pod_name, url=f"http://{pod.pod_ip}:{MASTER_PORT}")
+        await stack.enter_async_context(Membership(store, keys, member))
+        members = await stack.enter_async_context(Mirror(store, keys.members, Member))
+        timeout = job.spec.deadlines.rollout + job.spec.deadlines.draining
+        client = await stack.enter_async_context(EngineClient(presence.token, request_timeout_seconds=timeout))
+        pool = AnswerPool(client, members, max_staleness=job.spec.elastic.max_staleness)
+        rollouts = Rollouts(job.spec, inputs.prompts, inputs.tokenizer, scoring, buffer, pool)
+        evaluator = Evaluator(job.spec, inputs.prompts, inputs.tokenizer, scoring, pool)
+        history = HistoryWriter(buffer)
+        driver = PhaseDriver(
+            job, keys, store, leadership, members, buffer, rollouts, evaluator, history, pod=pod.pod_name
+        )
+        presence.observe_summary = lambda: driver.summary
+        presence.observe_tokens = lambda: pool.tokens_generated
+        try:
+            return await _run_together(
+                driver, leadership, pool, rollouts, history, LiveReporter(job.spec, driver, pool, rollouts)
+            )
+        finally:
+            with contextlib.suppress(*PASSING_ERRORS):
+                await rollouts.flush()
+
+
+async def _run_together(
+    driver: PhaseDriver,
+    leadership: Leadership,
+    pool: AnswerPool,
+    rollouts: Rollouts,
+    history: HistoryWriter,
+    reporter: LiveReporter,
+) -> PhaseRecord:
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(work)
+                for work in (pool.run(), rollouts.run(), history.run(), reporter.run(), _watch_leadership(leadership))
+            ]
+            record = await driver.run()
+            for task in background:
+                task.cancel()
+        return record
+    except ExceptionGroup as errors:
+        reason = str(ending_error(errors))
+    return await driver.fail(reason)
+
+
+async def _watch_leadership(leadership: Leadership) -> None:
+    await leadership.lost.wait()
+    raise LeadershipLost("the lease of this master expired: another one may lead")
+
+
+def _load_inputs(job: RLJob, pod: PodEnvironment) -> _Inputs:
+    directory = prepare_model(job.spec.model, pod.model_dir)
+    tokenizer = load_tokenizer(directory, trust_remote_code=job.spec.model.trust_remote_code)
+    prompts = load_prompts(job.spec, tokenizer)
+    log.info("prompts", training=len(prompts.training), held_out=len(prompts.held_out))
+    return _Inputs(tokenizer, prompts)
+
+
+async def _refuse(store: Store, leadership: Leadership, keys: JobKeys, job: RLJob, reason: str) -> None:
+    """Tell a job that has not begun that it cannot; one that is under way is left to the next start."""
+    if await store.get(keys.phase, PhaseRecord) is not None:
+        return
+    now = time.time()
+    record = PhaseRecord(
+        iteration=0, phase=Phase.FAILED, version=-1, token=leadership.token, started_at=now, reason=reason
+    )
+    summary = Summary(
+        phase=Phase.FAILED, iteration=0, iterations=job.spec.iterations, version=-1, message=reason, updated_at=now
+    )
+    await leadership.write({keys.phase: record, keys.summary: summary})

@@ -1,0 +1,80 @@
+"""What the phase driver does next: pure functions."""
+
+from dataclasses import dataclass
+
+from tandem_core.coordination.records import PhaseRecord
+from tandem_core.job import RLJobSpec
+from tandem_core.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the replay buffer knows when the master starts."""
+
+    last_trained: int
+    """Newest iteration that all ranks have trained on; 0: none."""
+    last_recorded: int
+    """Newest iteration with a batch; 0: none."""
+    complete_groups: int
+    """Scored groups that are in no batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Where the master goes on."""
+
+    phase: Phase
+    iteration: int
+    repeated: bool = False
+    """Whether the job goes back: acknowledgements from this phase on are void."""
+
+
+def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, *, stopping: bool) -> StartingPoint:
+    """Where a master that starts goes on, from the phase in etcd (None: a new job, or one that is resumed).
+
+    A phase that was begun is carried out again: what its members acknowledged counts. Draining or Training whose
+    answers were lost with the last master goes back to loading the version before, which every pod still holds, and
+    generates anew. A job that was stopped, and is no longer to stop, is resumed.
+    """
+    if record is None:
+        return StartingPoint(Phase.WARMUP, recorded.last_trained)
+    phase, iteration = record.phase, record.iteration
+    if phase == Phase.DONE and iteration < spec.iterations and not stopping:
+        return StartingPoint(Phase.WARMUP, recorded.last_trained, repeated=True)
+    without_batch = phase in (Phase.DRAINING, Phase.TRAINING) and recorded.last_recorded < iteration
+    can_build = phase == Phase.DRAINING and recorded.complete_groups >= least_groups(spec)
+    if without_batch and not can_build:
+        return StartingPoint(Phase.LOADING, iteration - 1, repeated=True)
+    return StartingPoint(phase, iteration)
+
+
+def least_groups(spec: RLJobSpec) -> int:
+    """The complete groups that are enough to train on after a master was lost: half of what a phase asks for."""
+    return max(spec.algorithm.updates_per_iteration, (spec.rollout.complete_prompts or spec.rollout.prompts) // 2, 1)
+
+
+def phase_version(phase: Phase, iteration: int, committed: int) -> int:
+    """PhaseRecord.version: what is published or loaded, else `committed`, the newest committed version."""
+    return iteration if phase in (Phase.PUBLISHING, Phase.LOADING) else committed
+
+
+def evaluation_due(spec: RLJobSpec, iteration: int, evaluated: frozenset[int]) -> bool:
+    """Whether version `iteration` is to be evaluated: before the first iteration, every so many, and after the last."""
+    if iteration in evaluated:
+        return False
+    every = spec.evaluation.every
+    return iteration in (0, spec.iterations) or (every > 0 and iteration % every == 0)
+
+
+def phase_deadline(spec: RLJobSpec, phase: Phase) -> float:
+    """Seconds that the members have for a phase. Done, in which the trained model is saved, has training's."""
+    deadlines = spec.deadlines
+    return {
+        Phase.WARMUP: deadlines.warmup,
+        Phase.ROLLOUT: deadlines.rollout,
+        Phase.DRAINING: deadlines.draining,
+        Phase.TRAINING: deadlines.training,
+        Phase.PUBLISHING: deadlines.publishing,
+        Phase.LOADING: deadlines.loading,
+        Phase.DONE: deadlines.training,
+    }[phase]

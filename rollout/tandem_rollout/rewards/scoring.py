@@ -1,0 +1,149 @@
+"""Scores many answers at once with all scorers of a job."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+from tandem_core.job import RLJobSpec
+from tandem_core.job.rewards import ExactReward, HttpReward, Reward
+
+from tandem_rollout.prompts import Prompt
+from tandem_rollout.rewards.answers import AnsweredPrompt, RewardError, describe_failure
+from tandem_rollout.rewards.exact import ExactScorer
+from tandem_rollout.rewards.http import HttpScorer
+from tandem_rollout.rewards.local import needs_process, scorer_name, wrong_when_failing
+from tandem_rollout.rewards.pool import Failure, Outcome, WorkerPool
+from tandem_rollout.trajectory import FinishReason, Score
+
+_FAILURES_TO_JUDGE_BY = 16
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is to be scored."""
+
+    prompt: Prompt
+    text: str
+    """The model's answer, special tokens left out."""
+    finish_reason: FinishReason
+
+
+class Scoring:
+    """All scorers of a job: `async with Scoring(spec) as scoring`.
+
+    Entering it starts a process for scorers that may hang, and raises RewardError if one cannot be had. What fails:
+
+    - math and reasoning-gym: an answer that makes them raise, hang or use up memory counts as wrong; it is logged and
+      counted in `failures`. If they fail more often than not, the job is stopped instead.
+    - function, regex, http: raises RewardError, after a second attempt (http: a fourth). The user's own code is never
+      quietly worth 0.
+    """
+
+    def __init__(self, spec: RLJobSpec) -> None:
+        self._spec = spec.rewards
+        self._pool = WorkerPool(spec) if any(map(needs_process, spec.rewards.scorers)) else None
+        self._http = {
+            scorer_name(reward): HttpScorer(reward, spec.rewards.timeout_seconds)
+            for reward in spec.rewards.scorers
+            if isinstance(reward, HttpReward)
+        }
+        self._failures: Counter[str] = Counter()
+        self._scored: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        """Start the first scoring process."""
+        if self._pool is not None:
+            await self._pool.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End processes and connections."""
+        if self._pool is not None:
+            await self._pool.close()
+        for scorer in self._http.values():
+            await scorer.close()
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Scorer -> answers that it could not cope with so far, counted as wrong."""
+        return dict(self._failures)
+
+    async def score(self, answers: Sequence[Answer]) -> list[Score]:
+        """One score for each answer, in order; calls may overlap. Raises RewardError."""
+        answered = [
+            AnsweredPrompt(each.prompt.id, each.prompt.text, each.text, each.prompt.answer, each.prompt.row)
+            for each in answers
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    scorer_name(reward): group.create_task(self._score_with(reward, answered))
+                    for reward in self._spec.scorers
+                }
+        except* RewardError as errors:
+            raise _first(errors) from None
+        results = {name: task.result() for name, task in tasks.items()}
+        return [
+            self._combine({name: result[index] for name, result in results.items()}, each.finish_reason)
+            for index, each in enumerate(answers)
+        ]
+
+    def _combine(self, parts: Mapping[str, float], finish_reason: FinishReason) -> Score:
+        reward = sum(scorer.weight * parts[scorer_name(scorer)] for scorer in self._spec.scorers)
+        if finish_reason == FinishReason.REPETITION:
+            reward -= self._spec.repetition_penalty
+        return Score(reward, parts, reward >= self._spec.correct_at)
+
+    async def _score_with(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> list[float]:
+        name = scorer_name(reward)
+        outcomes: Sequence[Outcome]
+        if isinstance(reward, ExactReward):
+            exact = ExactScorer(reward)
+            outcomes = [exact.score(each) for each in answered]
+        elif isinstance(reward, HttpReward):
+            outcomes = await self._http[name].score(answered)
+        elif self._pool is not None:
+            outcomes = await self._pool.score(name, answered)
+        else:
+            raise RewardError(f"scorer {name} has no process to run in")
+        self._scored[name] += len(answered)
+        return [self._checked(reward, each, outcome) for each, outcome in zip(answered, outcomes, strict=True)]
+
+    def _checked(self, reward: Reward, answered: AnsweredPrompt, outcome: Outcome) -> float:
+        """The score, or 0 for an answer that a library cannot cope with. Raises RewardError."""
+        name = scorer_name(reward)
+        if isinstance(outcome, Failure):
+            problem = describe_failure(name, answered, outcome.reason)
+            if outcome.reference or not wrong_when_failing(reward):
+                remedy = "mend or remove the row" if outcome.reference else "mend the scorer"
+                raise RewardError(f"{problem}; {remedy}")
+            self._count_failure(name, problem)
+            return 0.0
+        if not math.isfinite(outcome) or not 0 <= outcome <= 1:
+            problem = describe_failure(name, answered, f"it returned {outcome}")
+            raise RewardError(f"{problem}; a scorer must return a number between 0 and 1, weight scales it")
+        return outcome
+
+    def _count_failure(self, name: str, problem: str) -> None:
+        self._failures[name] += 1
+        _log.warning("answer counts as wrong", scorer=name, why=problem, failures=self._failures[name])
+        if self._failures[name] >= _FAILURES_TO_JUDGE_BY and 2 * self._failures[name] > self._scored[name]:
+            raise RewardError(f"{problem}; so did {self._failures[name]} of {self._scored[name]} answers: it is broken")
+
+
+def _first(errors: BaseExceptionGroup[RewardError]) -> RewardError:
+    """One of the errors in a group, however deep."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, RewardError):
+        raise error
+    return error

@@ -1,0 +1,1 @@
+"""The replay buffer's tables and what reads and writes them."""

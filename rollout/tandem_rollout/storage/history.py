@@ -1,0 +1,228 @@
+"""What a job did, for reports: plain records, the queries, and a synchronous reader of the SQLite file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Row, Select, create_engine, select
+from sqlalchemy.engine import Connection
+
+from tandem_rollout.storage.database import StorageError, translated_errors
+from tandem_rollout.storage.segments import int32_tuple
+from tandem_rollout.storage.tables import (
+    ActivityRow,
+    EvaluationRow,
+    EvaluationSampleRow,
+    GroupRow,
+    InfoRow,
+    IterationRow,
+    TrajectoryRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IterationRecord:
+    """One iteration."""
+
+    iteration: int
+    version: int
+    metrics: Mapping[str, float]
+    phase_seconds: Mapping[str, float]
+    recorded_at: float
+    """Unix time in seconds of the newest change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityRecord:
+    """A stretch of work of one pod; Unix seconds."""
+
+    pod: str
+    name: str
+    iteration: int
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSample:
+    """One greedy answer to a held-out prompt."""
+
+    prompt_id: int
+    prompt: str
+    answer: str
+    """The reference answer."""
+    text: str
+    """The model's."""
+    tokens: tuple[int, ...]
+    """The model's, as tokens."""
+    reward: float
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """One evaluation."""
+
+    iteration: int
+    version: int
+    samples: tuple[EvaluationSample, ...]
+    recorded_at: float
+    """Unix time in seconds."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers; 0 if there are none."""
+        return sum(sample.correct for sample in self.samples) / max(1, len(self.samples))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """One answer that was trained on."""
+
+    iteration: int
+    prompt_id: int
+    group_id: int
+    index: int
+    text: str
+    reward: float
+    parts: Mapping[str, float]
+    correct: bool
+    tokens: int
+    """Length."""
+    finish_reason: str
+    first_version: int
+    last_version: int
+
+
+SELECT_INFO = select(InfoRow)
+SELECT_ITERATIONS = select(IterationRow).order_by(IterationRow.iteration)
+SELECT_ACTIVITIES = select(ActivityRow).order_by(ActivityRow.started_at)
+SELECT_EVALUATIONS = select(EvaluationRow).order_by(EvaluationRow.iteration)
+SELECT_EVALUATION_SAMPLES = select(EvaluationSampleRow).order_by(
+    EvaluationSampleRow.iteration, EvaluationSampleRow.position
+)
+
+
+def select_samples(iteration: int, limit: int) -> Select[*tuple[Any, ...]]:
+    """Answers that were trained on in `iteration`."""
+    return (
+        select(TrajectoryRow, GroupRow.prompt_id, GroupRow.trained_iteration)
+        .join(GroupRow, GroupRow.id == TrajectoryRow.group_id)
+        .where(GroupRow.trained_iteration == iteration)
+        .order_by(TrajectoryRow.id)
+        .limit(limit)
+    )
+
+
+def read_info(rows: Sequence[Row[Any]]) -> dict[str, Any]:
+    """Rows of SELECT_INFO."""
+    return {row.key: row.value for row in rows}
+
+
+def read_iterations(rows: Sequence[Row[Any]]) -> list[IterationRecord]:
+    """Rows of SELECT_ITERATIONS."""
+    return [
+        IterationRecord(row.iteration, row.version, row.metrics, row.phase_seconds, row.recorded_at) for row in rows
+    ]
+
+
+def read_activities(rows: Sequence[Row[Any]]) -> list[ActivityRecord]:
+    """Rows of SELECT_ACTIVITIES."""
+    return [ActivityRecord(row.pod, row.name, row.iteration, row.started_at, row.ended_at) for row in rows]
+
+
+def read_evaluations(rows: Sequence[Row[Any]], sample_rows: Sequence[Row[Any]]) -> list[EvaluationRecord]:
+    """Rows of SELECT_EVALUATIONS and of SELECT_EVALUATION_SAMPLES."""
+    samples: dict[int, list[EvaluationSample]] = {row.iteration: [] for row in rows}
+    for row in sample_rows:
+        samples[row.iteration].append(
+            EvaluationSample(
+                prompt_id=row.prompt_id,
+                prompt=row.prompt,
+                answer=row.answer,
+                text=row.text,
+                tokens=int32_tuple(row.tokens),
+                reward=row.reward,
+                correct=row.correct,
+            )
+        )
+    return [
+        EvaluationRecord(row.iteration, row.version, tuple(samples[row.iteration]), row.recorded_at) for row in rows
+    ]
+
+
+def read_samples(rows: Sequence[Row[Any]]) -> list[SampleRecord]:
+    """Rows of `select_samples`."""
+    return [
+        SampleRecord(
+            iteration=row.trained_iteration,
+            prompt_id=row.prompt_id,
+            group_id=row.group_id,
+            index=row.place,
+            text=row.text,
+            reward=row.reward,
+            parts=row.parts,
+            correct=row.correct,
+            tokens=row.length,
+            finish_reason=row.finish_reason,
+            first_version=row.first_version,
+            last_version=row.last_version,
+        )
+        for row in rows
+    ]
+
+
+class History:
+    """Reads a job's SQLite file, also while the master writes it: `with open_history(path) as history`."""
+
+    def __init__(self, connection: Connection, label: str) -> None:
+        self._connection = connection
+        self._label = label
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._connection.close()
+        self._connection.engine.dispose()
+
+    def info(self) -> dict[str, Any]:
+        """job_uid, schema_version and what the master noted."""
+        return read_info(self._all(SELECT_INFO))
+
+    def iterations(self) -> list[IterationRecord]:
+        """All iterations, in order."""
+        return read_iterations(self._all(SELECT_ITERATIONS))
+
+    def activities(self) -> list[ActivityRecord]:
+        """All activities, by start."""
+        return read_activities(self._all(SELECT_ACTIVITIES))
+
+    def evaluations(self) -> list[EvaluationRecord]:
+        """All evaluations, by iteration."""
+        return read_evaluations(self._all(SELECT_EVALUATIONS), self._all(SELECT_EVALUATION_SAMPLES))
+
+    def samples(self, iteration: int, limit: int = 100) -> list[SampleRecord]:
+        """Answers that were trained on in `iteration`."""
+        return read_samples(self._all(select_samples(iteration, limit)))
+
+    def _all(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        with translated_errors(self._label):
+            rows = self._connection.execute(statement).all()
+            self._connection.rollback()  # the next read is to see what was written since
+            return rows
+
+
+def open_history(path: Path) -> History:
+    """Open the replay buffer's file for reading only. Raises StorageError if it is not there."""
+    if not path.is_file():
+        raise StorageError(f"there is no replay buffer at {path}: the job has not started, or ran elsewhere")
+    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+    with translated_errors(str(path)):
+        return History(engine.connect(), str(path))

@@ -1,0 +1,252 @@
+"""The replay buffer: every answer, batch and metric of a job, on SQLite or PostgreSQL."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import tenacity
+from sqlalchemy import Select, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from tandem_core.coordination.records import Activity
+
+from tandem_rollout.storage import batches, groups, journal
+from tandem_rollout.storage.database import StorageError, open_database, schema_name
+from tandem_rollout.storage.history import (
+    SELECT_ACTIVITIES,
+    SELECT_EVALUATION_SAMPLES,
+    SELECT_EVALUATIONS,
+    SELECT_INFO,
+    SELECT_ITERATIONS,
+    ActivityRecord,
+    EvaluationRecord,
+    EvaluationSample,
+    IterationRecord,
+    SampleRecord,
+    read_activities,
+    read_evaluations,
+    read_info,
+    read_iterations,
+    read_samples,
+    select_samples,
+)
+from tandem_rollout.storage.tables import (
+    SCHEMA_VERSION,
+    InfoRow,
+    Table,
+)
+from tandem_rollout.storage.upsert import upsert
+from tandem_rollout.trajectory import Group, ScoredGroup, ScoredSample, Trajectory, TrajectoryState
+
+_CONNECT_SECONDS = 60.0
+
+
+def sqlite_url(file: Path) -> str:
+    """The address of a SQLite replay buffer."""
+    return f"sqlite:///{file}"
+
+
+class ReplayBuffer:
+    """`async with ReplayBuffer(url, job_uid) as buffer`. Every method is one transaction and raises StorageError.
+
+    `url` is sqlite:///path or postgresql://user:password@host/name. Tables are made if they are not there. A database
+    of another job is refused.
+    """
+
+    def __init__(self, url: str, job_uid: str, *, connect_seconds: float = _CONNECT_SECONDS) -> None:
+        self._database = open_database(url, job_uid)
+        self._postgresql = make_url(url).get_backend_name() != "sqlite"
+        self._job_uid = job_uid
+        self._connect_seconds = connect_seconds
+
+    async def __aenter__(self) -> Self:
+        """Connect, waiting for a server that is not up yet; make or check the tables."""
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(StorageError) if self._postgresql else tenacity.retry_never,
+            wait=tenacity.wait_exponential(0.1, max=2),
+            stop=tenacity.stop_after_delay(self._connect_seconds),
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                await self._create_tables()
+        found = await self.info()
+        if found.get("schema_version") != SCHEMA_VERSION:
+            await self._refuse(
+                f"has tables of version {found.get('schema_version')}, this Tandem needs {SCHEMA_VERSION}"
+            )
+        if found.get("job_uid") != self._job_uid:
+            await self._refuse(f"belongs to the job with uid {found.get('job_uid')}, not {self._job_uid}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        await self._database.dispose()
+
+    async def create_groups(self, iteration: int, prompt_ids: Sequence[int], group_size: int) -> list[Group]:
+        """New groups of `group_size` empty answers each, in order of `prompt_ids`."""
+        async with self._database.writing() as connection:
+            return await groups.insert_groups(connection, iteration, prompt_ids, group_size)
+
+    async def groups_created(self) -> int:
+        """Number of groups ever created: the place in the epoch for uniform sampling."""
+        async with self._database.reading() as connection:
+            return await groups.count_groups(connection)
+
+    async def save_progress(self, trajectories: Sequence[Trajectory]) -> None:
+        """Save the segments that are new since the last call, and the states."""
+        async with self._database.writing() as connection:
+            await groups.write_progress(connection, trajectories)
+        _note_saved(trajectories)
+
+    async def save_scores(self, samples: Sequence[ScoredSample]) -> None:
+        """Save scores with the segments that are new; the trajectories become SCORED."""
+        async with self._database.writing() as connection:
+            await groups.write_scores(connection, samples)
+        trajectories = [sample.trajectory for sample in samples]
+        _note_saved(trajectories)
+        for trajectory in trajectories:
+            trajectory.state = TrajectoryState.SCORED
+
+    async def open_groups(self) -> list[Group]:
+        """Groups with an answer that is unfinished or not scored, oldest first, with all answers as saved."""
+        async with self._database.reading() as connection:
+            return await groups.select_open_groups(connection)
+
+    async def scored_groups(self) -> list[ScoredGroup]:
+        """Groups whose answers are all scored and that are in no batch, oldest first."""
+        async with self._database.reading() as connection:
+            return await groups.select_scored_groups(connection)
+
+    async def record_batch(self, iteration: int, data: bytes, scored: Sequence[ScoredGroup]) -> bytes:
+        """Record `data` as the batch of `iteration` made of the groups `scored`; returns what is recorded.
+
+        Happens exactly once, in one durable transaction: if the iteration has a batch already, nothing changes and
+        that one is returned, whatever is given now. Raises StorageError if a group is in another batch, or
+        `iteration` is not the one after the newest batch's.
+        """
+        try:
+            async with self._database.writing(durable=True) as connection:
+                if (recorded := await batches.select_batch(connection, iteration)) is not None:
+                    return recorded
+                await batches.insert_batch(connection, iteration, data, scored)
+        except (batches.BatchConflict, StorageError) as error:
+            # Another master may have been faster: then its batch is the one.
+            if (recorded := await self.batch(iteration)) is not None:
+                return recorded
+            raise StorageError(f"the batch of iteration {iteration} cannot be recorded: {error}") from error
+        return data
+
+    async def batch(self, iteration: int) -> bytes | None:
+        """The batch of `iteration`; None: not recorded, or pruned."""
+        async with self._database.reading() as connection:
+            return await batches.select_batch(connection, iteration)
+
+    async def last_recorded_iteration(self) -> int:
+        """The newest iteration with a batch; 0: none."""
+        async with self._database.reading() as connection:
+            return await batches.select_last_recorded(connection)
+
+    async def mark_trained(self, iteration: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Note that all ranks have trained on the batch of `iteration`, with the step's metrics.
+
+        Raises StorageError if there is no such batch.
+        """
+        async with self._database.writing() as connection:
+            if not await batches.update_trained(connection, iteration):
+                raise StorageError(f"iteration {iteration} cannot be marked as trained: it has no batch")
+            await journal.write_iteration(
+                connection, iteration, version=iteration, metrics=metrics or {}, phase_seconds={}
+            )
+
+    async def last_trained_iteration(self) -> int:
+        """The newest iteration that was marked as trained; 0: none."""
+        async with self._database.reading() as connection:
+            return await batches.select_last_trained(connection)
+
+    async def prune_batches(self, before_iteration: int) -> int:
+        """Forget bytes of batches before `before_iteration` and their answers' tokens; for what checkpoints cover.
+
+        Texts, rewards and lengths stay. Returns how many batches were pruned.
+        """
+        async with self._database.writing() as connection:
+            return await batches.delete_old(connection, before_iteration)
+
+    async def success_rates(self) -> dict[int, float]:
+        """Prompt id -> moving average of the share of right answers (factor batches.RECENT_SHARE a group)."""
+        async with self._database.reading() as connection:
+            return await batches.select_success_rates(connection)
+
+    async def record_iteration(
+        self, iteration: int, *, version: int, metrics: Mapping[str, float], phase_seconds: Mapping[str, float]
+    ) -> None:
+        """Note metrics and phase times; called again, new names are added and given ones replaced."""
+        async with self._database.writing() as connection:
+            await journal.write_iteration(
+                connection, iteration, version=version, metrics=metrics, phase_seconds=phase_seconds
+            )
+
+    async def add_activities(self, pod: str, iteration: int, activities: Sequence[Activity]) -> None:
+        """Note what `pod` did; the same name and start again replaces the earlier one."""
+        async with self._database.writing() as connection:
+            await journal.write_activities(connection, pod, iteration, activities)
+
+    async def record_evaluation(self, iteration: int, version: int, samples: Sequence[EvaluationSample]) -> None:
+        """Note an evaluation; replaces an earlier one of the same iteration."""
+        async with self._database.writing() as connection:
+            await journal.write_evaluation(connection, iteration, version, samples)
+
+    async def set_info(self, values: Mapping[str, Any]) -> None:
+        """Note facts about the job (JSON values); a name again replaces its value."""
+        async with self._database.writing() as connection:
+            await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in values.items()])
+
+    async def info(self) -> dict[str, Any]:
+        """job_uid, schema_version and what was set."""
+        return read_info(await self._all(SELECT_INFO))
+
+    async def iterations(self) -> list[IterationRecord]:
+        """All iterations, in order."""
+        return read_iterations(await self._all(SELECT_ITERATIONS))
+
+    async def activities(self) -> list[ActivityRecord]:
+        """All activities, by start."""
+        return read_activities(await self._all(SELECT_ACTIVITIES))
+
+    async def evaluations(self) -> list[EvaluationRecord]:
+        """All evaluations, by iteration."""
+        return read_evaluations(await self._all(SELECT_EVALUATIONS), await self._all(SELECT_EVALUATION_SAMPLES))
+
+    async def samples(self, iteration: int, limit: int = 100) -> list[SampleRecord]:
+        """Answers that were trained on in `iteration`."""
+        return read_samples(await self._all(select_samples(iteration, limit)))
+
+    async def _all(self, statement: Select[Any]) -> Sequence[Any]:
+        async with self._database.reading() as connection:
+            return (await connection.execute(statement)).all()
+
+    async def _create_tables(self) -> None:
+        async with self._database.writing(durable=True) as connection:
+            if self._postgresql:
+                await _create_schema(connection, schema_name(self._job_uid))
+            await connection.run_sync(Table.metadata.create_all)
+            if (await connection.execute(SELECT_INFO.limit(1))).first() is None:
+                facts = {"job_uid": self._job_uid, "schema_version": SCHEMA_VERSION}
+                await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in facts.items()])
+
+    async def _refuse(self, reason: str) -> None:
+        await self._database.dispose()
+        raise StorageError(f"the replay buffer {self._database.label} {reason}: move it away, or name another one")
+
+
+async def _create_schema(connection: AsyncConnection, schema: str) -> None:
+    # Two masters that start together must not both create it; the lock ends with the transaction.
+    await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:schema))"), {"schema": schema})
+    await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+
+
+def _note_saved(trajectories: Sequence[Trajectory]) -> None:
+    for trajectory in trajectories:
+        trajectory.saved_segments = len(trajectory.segments)

@@ -1,0 +1,150 @@
+"""The tables of the replay buffer."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, String, Text, false
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+"""Goes up with every change that older code cannot read."""
+
+# SQLite numbers rows by itself only in columns of exactly this type.
+_Identity = BigInteger().with_variant(Integer, "sqlite")
+_Double = Float(53)
+
+
+class Table(DeclarativeBase):
+    """What all tables share."""
+
+
+class InfoRow(Table):
+    """Facts about the job and this database: job_uid, schema_version, and what the master adds."""
+
+    __tablename__ = "info"
+    key: Mapped[str] = mapped_column(String, primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+
+
+class GroupRow(Table):
+    """One drawing of a prompt."""
+
+    __tablename__ = "groups"
+    id: Mapped[int] = mapped_column(_Identity, primary_key=True, autoincrement=True)
+    prompt_id: Mapped[int] = mapped_column(BigInteger)
+    created_iteration: Mapped[int] = mapped_column(Integer)
+    trained_iteration: Mapped[int | None] = mapped_column(Integer, index=True)
+    """The one iteration whose batch has it."""
+
+
+class TrajectoryRow(Table):
+    """One answer."""
+
+    __tablename__ = "trajectories"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """From group and place (groups.trajectory_id)."""
+    group_id: Mapped[int] = mapped_column(_Identity, ForeignKey("groups.id"), index=True)
+    place: Mapped[int] = mapped_column(Integer)
+    """Which of the group's answers it is, from 0."""
+    state: Mapped[str] = mapped_column(String, server_default="unfinished")
+    length: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Tokens; stays when the segments are pruned, as do the next three."""
+    finish_reason: Mapped[str] = mapped_column(String, server_default="")
+    first_version: Mapped[int] = mapped_column(Integer, server_default="-1")
+    last_version: Mapped[int] = mapped_column(Integer, server_default="-1")
+    text: Mapped[str] = mapped_column(Text, server_default="")
+    reward: Mapped[float] = mapped_column(_Double, server_default="0")
+    parts: Mapped[dict[str, float]] = mapped_column(JSON, server_default="{}")
+    correct: Mapped[bool] = mapped_column(server_default=false())
+
+
+class SegmentRow(Table):
+    """What one iteration added to an answer; arrays as little-endian bytes."""
+
+    __tablename__ = "segments"
+    trajectory_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("trajectories.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    iteration: Mapped[int] = mapped_column(Integer)
+    finish_reason: Mapped[str] = mapped_column(String)
+    tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    """int32 [n]"""
+    logprobs: Mapped[bytes] = mapped_column(LargeBinary)
+    """float32 [n]"""
+    versions: Mapped[bytes] = mapped_column(LargeBinary)
+    """int32 [spans, 2]: version, count"""
+
+
+class BatchRow(Table):
+    """What was given, or will be given, to the trainer in an iteration."""
+
+    __tablename__ = "batches"
+    iteration: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """TrainingBatch.encode(); NULL once pruned."""
+    recorded_at: Mapped[float] = mapped_column(_Double)
+    trained_at: Mapped[float | None] = mapped_column(_Double)
+
+
+class PromptRow(Table):
+    """How a prompt went so far."""
+
+    __tablename__ = "prompts"
+    prompt_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    successes: Mapped[int] = mapped_column(BigInteger)
+    success_rate: Mapped[float] = mapped_column(_Double)
+    """Moving average over the prompt's groups."""
+
+
+class IterationRow(Table):
+    """Metrics of an iteration."""
+
+    __tablename__ = "iterations"
+    iteration: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(Integer)
+    metrics: Mapped[dict[str, float]] = mapped_column(JSON)
+    phase_seconds: Mapped[dict[str, float]] = mapped_column(JSON)
+    recorded_at: Mapped[float] = mapped_column(_Double)
+
+
+class ActivityRow(Table):
+    """A stretch of work of a pod."""
+
+    __tablename__ = "activities"
+    pod: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    started_at: Mapped[float] = mapped_column(_Double, primary_key=True)
+    ended_at: Mapped[float] = mapped_column(_Double)
+    iteration: Mapped[int] = mapped_column(Integer)
+
+
+class EvaluationRow(Table):
+    """An evaluation on held-out prompts."""
+
+    __tablename__ = "evaluations"
+    iteration: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(Integer)
+    recorded_at: Mapped[float] = mapped_column(_Double)
+
+
+class EvaluationSampleRow(Table):
+    """One greedy answer."""
+
+    __tablename__ = "evaluation_samples"
+    iteration: Mapped[int] = mapped_column(Integer, ForeignKey("evaluations.iteration"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(BigInteger)
+    prompt: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    """int32 [n]"""
+    reward: Mapped[float] = mapped_column(_Double)
+    correct: Mapped[bool] = mapped_column()
+
+
+Index(
+    "groups_untrained",
+    GroupRow.id,
+    sqlite_where=GroupRow.trained_iteration.is_(None),
+    postgresql_where=GroupRow.trained_iteration.is_(None),
+)

@@ -1,0 +1,254 @@
+"""Brings a committed version into this pod's shared memory: merged, planned, fetched, verified."""
+
+import asyncio
+import mmap
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+import xxhash
+from tandem_core.errors import TandemError
+from tandem_core.weights.layout import LoadedBox, LoadedTensor, LoadFile, join_rows
+from tandem_core.weights.manifest import Commit, ManifestPart
+from tandem_core.weights.merge import Manifest, RankFile, check_commit, merge_parts
+from tandem_core.weights.plan import EngineShape, FetchPlan, PlannedBox, joined_regions, plan_fetches, plan_ranges
+
+from tandem_sidecar.transport import HttpTransport, TransferError, Transport, fetch_ranges, open_destination
+
+log = structlog.get_logger()
+
+VERIFY_BATCH_BYTES = 8 * 1024 * 1024
+"""Work of one thread at a time when checksums are compared: long beside the cost of handing it over."""
+
+
+class WeightVerificationError(TandemError):
+    """Bytes are not what their rank attested: they are never given to the engine."""
+
+
+@dataclass(frozen=True)
+class ReceivedVersion:
+    """A version whose bytes are in this pod's shared memory and verified."""
+
+    version: int
+    load_file: Path
+    """For update_info of the weight-transfer backend "tandem"."""
+    fetched_bytes: int
+    """From other pods; without what was fetched again from a replica."""
+    local_bytes: int
+    """Used where the trainer ranks of this pod have written them."""
+    fetch_seconds: float
+    verify_seconds: float
+    """Of the fetched bytes; those of local ranks are verified while others are fetched."""
+
+
+async def receive_version(
+    parts: Sequence[ManifestPart],
+    commit: Commit,
+    pod: str,
+    shm_dir: Path,
+    token: str,
+    engine_tensor_parallel: int,
+    *,
+    engine_ranks: Collection[int] | None = None,
+    timeout_seconds: float = 600.0,
+    transport: Transport | None = None,
+) -> ReceivedVersion:
+    """Fetch what the engine of this pod needs of the committed version and this pod does not hold, and verify it all.
+
+    engine_ranks: the tensor-parallel ranks of the engine that run in this pod; left out: all of them, that is, the
+    whole model is needed. Checksums are of whole slices, so a slice of which only a part is needed is fetched and
+    verified whole. What is fetched goes to weights/received-<slot>.bin below shm_dir, the load file to
+    load-<slot>.json; slot is the version modulo 2, so the version before stays whole.
+
+    Raises ManifestError if the parts do not fit together or are not what was committed; WeightVerificationError for
+    bytes that differ from their checksum at every replica (in this pod's own files: at once); TransferError for bytes
+    that no replica gave; TandemError for a full shared memory; all within timeout_seconds.
+    """
+    manifest = await asyncio.to_thread(merge_parts, parts)
+    check_commit(manifest, commit)
+    ranks = range(engine_tensor_parallel) if engine_ranks is None else engine_ranks
+    regions = joined_regions(manifest, EngineShape(engine_tensor_parallel), ranks)
+    plan = await asyncio.to_thread(
+        plan_fetches, manifest, regions, pod, {file.rank: file.pod for file in manifest.ranks}
+    )
+    receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token))
+    try:
+        async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as group:
+            group.create_task(receiver.verify_local())
+            group.create_task(receiver.fetch_remote())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    except TimeoutError as error:
+        raise TransferError(
+            f"version {manifest.version}: {plan.remote_bytes} bytes that other pods hold "
+            f"were not received and verified within {timeout_seconds:.0f} s"
+        ) from error
+    load_file = shm_dir / f"load-{manifest.version % 2}.json"
+    await asyncio.to_thread(_write_atomically, load_file, build_load_file(manifest, plan).model_dump_json())
+    return ReceivedVersion(
+        version=manifest.version,
+        load_file=load_file,
+        fetched_bytes=plan.remote_bytes,
+        local_bytes=plan.local_bytes,
+        fetch_seconds=receiver.fetch_seconds,
+        verify_seconds=receiver.verify_seconds,
+    )
+
+
+def build_load_file(manifest: Manifest, plan: FetchPlan) -> LoadFile:
+    """Where the engine finds each tensor once the plan has been carried out."""
+    files = [received_file(manifest.version)]
+    numbers: dict[int, int] = {}
+    boxes: dict[str, list[LoadedBox]] = {}
+    for item in plan.remote:
+        place = LoadedBox(file=0, offset=item.destination, start=item.box.start, shape=item.box.shape)
+        boxes.setdefault(item.tensor, []).append(place)
+    for item in plan.local:
+        if item.rank not in numbers:
+            numbers[item.rank] = len(files)
+            files.append(manifest.ranks[item.rank].file)
+        place = LoadedBox(file=numbers[item.rank], offset=item.offset, start=item.box.start, shape=item.box.shape)
+        boxes.setdefault(item.tensor, []).append(place)
+    tensors = {
+        name: LoadedTensor(
+            dtype=manifest.tensors[name].dtype,
+            shape=manifest.tensors[name].shape,
+            boxes=join_rows(manifest.tensors[name].dtype, boxes[name]),
+        )
+        for name in plan.layout.offsets
+        if name in boxes
+    }
+    return LoadFile(version=manifest.version, files=tuple(files), tensors=tensors)
+
+
+def received_file(version: int) -> str:
+    """Path below the shared memory directory of what was fetched from other pods."""
+    return f"weights/received-{version % 2}.bin"
+
+
+class _Receiver:
+    """Carries a plan out."""
+
+    def __init__(self, manifest: Manifest, plan: FetchPlan, shm_dir: Path, transport: Transport) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._shm_dir = shm_dir
+        self._transport = transport
+        self.fetch_seconds = 0.0
+        self.verify_seconds = 0.0
+
+    async def verify_local(self) -> None:
+        """Compare the checksums of the slices that ranks of this pod hold; raises WeightVerificationError."""
+        ranks = sorted({item.rank for item in self._plan.local})
+        files = {rank: _map_file(self._shm_dir, self._manifest.ranks[rank]) for rank in ranks}
+        wrong = await _find_wrong([(item, files[item.rank], item.offset) for item in self._plan.local])
+        for item, found in wrong:
+            raise self._verification_error(item, found)
+
+    async def fetch_remote(self) -> None:
+        """Fetch and verify what other pods hold, slice by slice from the next replica if one gives wrong bytes."""
+        if not self._plan.remote:
+            return
+        path = self._shm_dir / received_file(self._manifest.version)
+        # The mapping is left to the garbage collector: a thread of a cancelled fetch may still write to it.
+        mapping = await asyncio.to_thread(open_destination, path, self._plan.layout.size_bytes, self._plan.ranges)
+        boxes, ranges = list(self._plan.remote), self._plan.ranges
+        tried: dict[int, set[int]] = {}
+        while boxes:
+            started = time.monotonic()
+            errors = await fetch_ranges(self._transport, self._manifest.ranks, ranges, memoryview(mapping))
+            fetched = time.monotonic()
+            wrong = await _find_wrong([(item, mapping, item.destination) for item in boxes])
+            self.fetch_seconds += fetched - started
+            self.verify_seconds += time.monotonic() - fetched
+            for item, _ in wrong:
+                tried.setdefault(item.destination, set()).add(item.rank)
+            boxes = [self._next_replica(item, found, tried[item.destination], errors) for item, found in wrong]
+            ranges = tuple(plan_ranges(boxes))
+
+    def _next_replica(
+        self, item: PlannedBox, found: str, tried: Collection[int], errors: Mapping[int, TransferError]
+    ) -> PlannedBox:
+        """The same box from a rank that was not tried; raises what was wrong with the last one if there is none."""
+        problem = errors.get(item.rank) or self._verification_error(item, found)
+        source = next((source for source in item.box.sources if source.rank not in tried), None)
+        if source is None:
+            raise problem
+        log.warning("taking a slice from another replica", tensor=item.tensor, rank=source.rank, reason=str(problem))
+        return replace(item, rank=source.rank, offset=source.offset)
+
+    def _verification_error(self, item: PlannedBox, found: str) -> WeightVerificationError:
+        source = self._manifest.ranks[item.rank]
+        return WeightVerificationError(
+            f"version {self._manifest.version}, tensor {item.tensor}, slice {item.box.shape} at {item.box.start}: the "
+            f"bytes at {item.offset} of {source.file} of rank {item.rank} in pod {source.pod} have checksum {found}, "
+            f"expected {item.box.checksum}, which the rank attested: its memory has changed since it published; "
+            "publish the version again"
+        )
+
+
+def _map_file(shm_dir: Path, source: RankFile) -> mmap.mmap:
+    """A local rank's file, read-only; raises TandemError if it is not there or too short."""
+    path = shm_dir / source.file
+    try:
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes < source.file_bytes:
+                raise TandemError(
+                    f"{path} of rank {source.rank} has {size_bytes} bytes, its manifest part says {source.file_bytes}: "
+                    "the version has been overwritten or the rank has restarted; publish it again"
+                )
+            return mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
+    except OSError as error:
+        raise TandemError(
+            f"cannot read {path}, where rank {source.rank} of this pod says it has written its weights: "
+            f"{error.strerror}; trainer and checkpoint engine must share the pod's memory-backed directory"
+        ) from error
+
+
+async def _find_wrong(boxes: Sequence[tuple[PlannedBox, mmap.mmap, int]]) -> list[tuple[PlannedBox, str]]:
+    """The boxes (box, file, first byte) whose bytes differ from their checksum, each with the checksum found."""
+    threads = len(os.sched_getaffinity(0))
+    loop = asyncio.get_running_loop()
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="verify")
+    try:
+        found = await asyncio.gather(*(loop.run_in_executor(pool, _hash_boxes, batch) for batch in _batches(boxes)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [entry for batch in found for entry in batch]
+
+
+def _hash_boxes(boxes: Sequence[tuple[PlannedBox, mmap.mmap, int]]) -> list[tuple[PlannedBox, str]]:
+    wrong = []
+    for item, file, offset in boxes:
+        # xxhash lets other threads run while it reads.
+        found = xxhash.xxh3_64_hexdigest(memoryview(file)[offset : offset + item.box.size_bytes])
+        if found != item.box.checksum:
+            wrong.append((item, found))
+    return wrong
+
+
+def _batches(
+    boxes: Sequence[tuple[PlannedBox, mmap.mmap, int]],
+) -> Iterator[list[tuple[PlannedBox, mmap.mmap, int]]]:
+    batch: list[tuple[PlannedBox, mmap.mmap, int]] = []
+    size = 0
+    for entry in boxes:
+        batch.append(entry)
+        size += entry[0].box.size_bytes
+        if size >= VERIFY_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)

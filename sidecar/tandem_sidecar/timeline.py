@@ -1,0 +1,41 @@
+"""How long the parts of a switch took, for the acknowledgement of a phase."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tandem_core.coordination.records import Activity
+
+
+class Timeline:
+    """Stretches of work since it was last taken."""
+
+    def __init__(self) -> None:
+        self._activities: list[Activity] = []
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Note the block as an activity, also if it fails."""
+        started = time.time()
+        try:
+            yield
+        finally:
+            self.add(name, started, time.time())
+
+    def add(self, name: str, started_at: float, ended_at: float) -> None:
+        """Note an activity; times are Unix seconds."""
+        self._activities.append(Activity(name=name, started_at=started_at, ended_at=ended_at))
+
+    def take(self) -> tuple[Activity, ...]:
+        """What was noted, and start anew."""
+        taken, self._activities = tuple(self._activities), []
+        return taken
+
+
+def sum_seconds(activities: tuple[Activity, ...]) -> dict[str, float]:
+    """`<name>_seconds` of each kind of activity."""
+    totals: dict[str, float] = {}
+    for activity in activities:
+        key = f"{activity.name}_seconds"
+        totals[key] = totals.get(key, 0.0) + activity.ended_at - activity.started_at
+    return totals

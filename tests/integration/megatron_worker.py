@@ -1,0 +1,106 @@
+"""What each rank of test_megatron.py runs: all cases of one layout in one start, because the imports take longest.
+
+Usage: megatron_worker.py PLAN.json, with torchrun's variables set. Writes result-<rank>.json beside the plan.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tandem_core.batches import TrainingBatch
+from tandem_core.job import parse_job
+from tandem_trainer.trainer import Trainer
+
+
+def main() -> None:
+    plan_path = Path(sys.argv[1])
+    plan = json.loads(plan_path.read_text())
+    ports = iter(plan["ports"])
+    results: dict[str, Any] = {}
+    for name, case in plan["cases"].items():
+        results[name] = run_case(case, ports)
+    (plan_path.parent / f"result-{os.environ['RANK']}.json").write_text(json.dumps(results))
+
+
+def start(case: dict[str, Any], checkpoints: str, ports: Any) -> Trainer:
+    os.environ["MASTER_PORT"] = str(next(ports))
+    return Trainer(parse_job(Path(case["job"]).read_text()), Path(case["model"]), Path(checkpoints))
+
+
+def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
+    output = Path(case["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    first, second = (TrainingBatch.decode(Path(path).read_bytes()) for path in case["batches"])
+    trainer = start(case, str(output / "checkpoints"), ports)
+    result: dict[str, Any] = {"started_at": trainer.trained}
+    trainer.export_hugging_face(output / "initial")
+    torch.save([asdict(piece) for piece in trainer.owned_slices()], output / f"slices-{trainer.rank}.pt")
+    if case.get("initial_only"):
+        trainer.close()
+        return result
+    trainer.warmup(lambda step: first, lambda step, loss: None)
+    result["first"] = trainer.train(first)
+    trainer.export_hugging_face(output / "trained-1")
+    trainer.save_checkpoint()  # written while the next iteration trains
+    result["second"] = trainer.train(second)
+    trainer.finish_saving()
+    trainer.export_hugging_face(output / "trained-2")
+    if case.get("damage"):
+        trainer.save_checkpoint()
+        trainer.finish_saving()
+    trainer.close()
+    if case.get("resume"):
+        result["resumed"] = resume(case, case["resume"], second, output, ports)
+    if case.get("damage"):
+        damage_newest(output / "checkpoints" / "state")
+        result["damaged"] = resume(case, str(output / "checkpoints"), second, output, ports, force_offload=True)
+    return result
+
+
+def resume(
+    case: dict[str, Any], checkpoints: str, batch: TrainingBatch, output: Path, ports: Any, force_offload: bool = False
+) -> dict[str, Any]:
+    trainer = start(case, checkpoints, ports)
+    result: dict[str, Any] = {"started_at": trainer.trained}
+    if force_offload:
+        result["bytes_while_offloaded"] = offload_on_cpu(trainer)
+    trainer.load_back()
+    trainer.export_hugging_face(output / "resumed-1")
+    result["second"] = trainer.train(batch)
+    trainer.export_hugging_face(output / "resumed-2")
+    trainer.close()
+    return result
+
+
+def offload_on_cpu(trainer: Trainer) -> int:
+    """Runs the GPU's way of offloading; returns the bytes that stay in the buffers."""
+    torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor.clone()  # needs CUDA
+    trainer._offload._on_gpu = True
+    trainer.offload()
+    buffers = trainer._offload._buffers()
+    return sum(
+        data.untyped_storage().nbytes()
+        for buffer in buffers
+        for data in (buffer.grad_data, buffer.param_data)
+        if data is not None
+    )
+
+
+def damage_newest(state: Path) -> None:
+    """Flip one byte in the middle of the newest checkpoint, and leave a newer one half-written."""
+    newest = sorted(state.iterdir())[-1]
+    file = next(newest.glob("*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    half = state / "99999999-00000000"
+    half.mkdir()
+    (half / file.name).write_bytes(data[:100])
+
+
+if __name__ == "__main__":
+    main()

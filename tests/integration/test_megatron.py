@@ -1,0 +1,376 @@
+"""The Megatron trainer against transformers, and each parallel layout against one rank."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from tandem_core.batches import TrainingBatch
+from tandem_core.job.model import ScratchModel, ScratchTokenizer
+from tandem_core.model_files import write_scratch_model
+
+VOCABULARY = 37  # odd, so that a tensor-parallel rank's part is padded
+LAYOUTS = {
+    "one": {},
+    "tp2": {"tensorParallel": 2},
+    "pp2": {"pipelineParallel": 2},
+    "dp2": {},
+    "tp2sp": {"tensorParallel": 2, "sequenceParallel": True},
+    "ep2": {"expertParallel": 2},
+}
+RESUME_FROM = {"tp2": "one", "pp2": "tp2", "dp2": "pp2", "tp2sp": "dp2", "ep2": "one"}
+"""Whose checkpoint each layout goes on from."""
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "qwen3-tied": {"loss": "omd", "tau": 0.5, "updatesPerIteration": 2},
+    "qwen3": {"loss": "omd", "tau": 0.5},
+    "llama": {"loss": "grpo"},
+    "qwen2": {"loss": "rest"},
+    "qwen3_moe": {"loss": "omd"},
+}
+DENSE = ["qwen3-tied", "qwen3", "llama", "qwen2"]
+CASES = {layout: [*DENSE, "qwen3_moe"] for layout in LAYOUTS} | {"ep2": ["qwen3_moe"], "tp2sp": ["qwen3", "qwen3_moe"]}
+
+
+def make_batch(iteration: int) -> TrainingBatch:
+    """24 random sequences of 3-20 tokens in groups of 4; the later half of each is learnt from."""
+    random = np.random.default_rng(iteration)
+    lengths = random.integers(3, 21, 24).astype(np.int32)
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    mask = place >= np.repeat(lengths // 2, lengths)
+    return TrainingBatch(
+        iteration=iteration,
+        tokens=random.integers(0, VOCABULARY, lengths.sum()).astype(np.int32),
+        lengths=lengths,
+        loss_mask=mask,
+        behaviour_logprobs=np.zeros(lengths.sum(), np.float32),
+        versions=np.where(mask, 0, -1).astype(np.int32),
+        advantages=random.normal(size=24).astype(np.float32),
+        rewards=np.zeros(24, np.float32),
+        groups=np.repeat(np.arange(6), 4).astype(np.int32),
+    )
+
+
+def make_model(name: str) -> transformers.PreTrainedModel:
+    """A small model with weights large enough for attention to matter."""
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+        "tie_word_embeddings": name == "qwen3-tied",
+    }
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+    torch.manual_seed(len(name))
+    match name:
+        case "qwen3" | "qwen3-tied":
+            config = transformers.Qwen3Config(head_dim=16, **sizes)
+        case "llama":
+            config = transformers.LlamaConfig(**sizes)
+        case "qwen2":
+            config = transformers.Qwen2Config(**sizes)
+        case "qwen3_moe":
+            config = transformers.Qwen3MoeConfig(head_dim=16, **experts, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms and biases start as constants: they would hide a mistake
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@dataclass
+class Reference:
+    """What transformers says about a model and its first batch."""
+
+    directory: Path
+    batch: TrainingBatch
+    loss: float
+    gradient_norm: float
+
+
+def logprobs_by_transformers(model: Any, batch: TrainingBatch) -> list[torch.Tensor]:
+    """For each sequence, the log-probability of each token but the first."""
+    ends = np.cumsum(batch.lengths)
+    result = []
+    for end, length in zip(ends, batch.lengths, strict=True):
+        tokens = torch.from_numpy(batch.tokens[end - length : end].astype(np.int64))
+        logits = model(tokens[None, :-1]).logits[0]
+        result.append(logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0])
+    return result
+
+
+def make_reference(name: str, root: Path) -> Reference:
+    """Model and batch on disk; the batch's behaviour log-probabilities are those of transformers."""
+    directory = root / name
+    model = make_model(name).eval()
+    model.save_pretrained(directory)
+    batch = make_batch(1)
+    logprobs = logprobs_by_transformers(model, batch)
+    flat = torch.cat([torch.cat([torch.zeros(1), values.detach()]) for values in logprobs]).numpy()
+    batch = TrainingBatch(
+        **{**batch.__dict__, "behaviour_logprobs": np.where(batch.loss_mask, flat, 0).astype(np.float32)}
+    )
+    ends = np.cumsum(batch.lengths)
+    masks = [torch.from_numpy(batch.loss_mask[e - n + 1 : e]) for e, n in zip(ends, batch.lengths, strict=True)]
+    sums = torch.stack([(values * mask).sum() for values, mask in zip(logprobs, masks, strict=True)])
+    advantages = torch.from_numpy(batch.advantages)
+    tokens = batch.loss_mask.sum()
+    match ALGORITHMS[name]["loss"]:
+        case "omd":
+            loss = -(advantages * sums).mean()
+        case "grpo":  # at ratio 1 its gradient is that of the log-probabilities, its value the advantages'
+            loss = -(advantages * sums).sum() / tokens
+        case "rest":
+            loss = -(advantages.clamp(min=0) * sums).sum() / tokens
+    loss.backward()
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None))
+    value = loss
+    if ALGORITHMS[name]["loss"] == "grpo":
+        counts = torch.stack([mask.sum() for mask in masks])
+        value = -(advantages * counts).sum() / tokens
+    return Reference(directory, batch, value.item(), norm.item())
+
+
+@dataclass
+class Runs:
+    """Runs a layout when it is first asked for."""
+
+    root: Path
+    references: dict[str, Reference]
+    _done: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def results(self, layout: str) -> list[dict[str, Any]]:
+        """What each rank reported."""
+        if layout not in self._done:
+            if layout in RESUME_FROM:
+                self.results(RESUME_FROM[layout])
+            self._done[layout] = self._run(layout)
+        return self._done[layout]
+
+    def tensors(self, layout: str, case: str, which: str) -> dict[str, torch.Tensor]:
+        """The weights that the layout exported."""
+        return load_file(self.root / layout / case / which / "model.safetensors")
+
+    def _run(self, layout: str) -> list[dict[str, Any]]:
+        directory = self.root / layout
+        if directory.exists():
+            pytest.fail(f"the run of {layout} failed: see the first test that needed it")
+        directory.mkdir()
+        ranks = 1 if layout == "one" else 2
+        cases = {name: self._case(layout, name, ranks) for name in CASES[layout]}
+        if layout != "tp2sp":
+            cases["scratch"] = self._scratch_case(layout, ranks)
+        (directory / "plan.json").write_text(json.dumps({"cases": cases, "ports": _free_ports(3 * len(cases))}))
+        worker = Path(__file__).with_name("megatron_worker.py")
+        processes = []
+        for rank in range(ranks):
+            environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "PYTHONWARNINGS": "ignore"}
+            log = (directory / f"log-{rank}").open("wb")
+            command = [sys.executable, str(worker), str(directory / "plan.json")]
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            codes = [process.wait(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        logs = "\n".join((directory / f"log-{rank}").read_text()[-4000:] for rank in range(ranks))
+        assert codes == [0] * ranks, logs
+        return [json.loads((directory / f"result-{rank}.json").read_text()) for rank in range(ranks)]
+
+    def _case(self, layout: str, name: str, ranks: int) -> dict[str, Any]:
+        reference, output = self.references[name], self.root / layout / name
+        second = make_batch(2)
+        paths = [self.root / layout / f"{name}-{index}" for index in (1, 2)]
+        for path, batch in zip(paths, (reference.batch, second), strict=True):
+            path.write_bytes(batch.encode())
+        case = {
+            "job": str(self._job(layout, name, ranks, {"path": str(reference.directory)})),
+            "model": str(reference.directory),
+            "output": str(output),
+            "batches": [str(path) for path in paths],
+        }
+        if layout in RESUME_FROM and name in CASES[RESUME_FROM[layout]]:
+            case["resume"] = str(self.root / RESUME_FROM[layout] / name / "checkpoints")
+        return case | {"damage": layout == "one" and name == "qwen3"}
+
+    def _scratch_case(self, layout: str, ranks: int) -> dict[str, Any]:
+        directory = self.root / "scratch"
+        tokens = ScratchTokenizer(tokens=list("0123456789"))
+        write_scratch_model(
+            ScratchModel(architecture="qwen3_moe", experts=4, hidden_size=32, tokenizer=tokens), directory
+        )
+        paths = [str(self.root / layout / f"qwen3_moe-{index}") for index in (1, 2)]
+        job = self._job(layout, "qwen3_moe", ranks, {"path": str(directory)}, "scratch")
+        output = str(self.root / layout / "scratch")
+        return {"job": str(job), "model": str(directory), "output": output, "batches": paths, "initial_only": True}
+
+    def _job(self, layout: str, name: str, ranks: int, model: dict[str, Any], file: str = "") -> Path:
+        trainer = {"precision": "fp32", "threads": 1, "tokensPerMicrobatch": 64, **LAYOUTS[layout]}
+        job = {
+            "apiVersion": "tandem.dev/v1alpha1",
+            "kind": "RLJob",
+            "metadata": {"name": "test"},
+            "spec": {
+                "iterations": 2,
+                "model": model,
+                "data": {"dataset": {"path": "unused.jsonl"}},
+                "rewards": {"scorers": [{"type": "exact"}]},
+                "rollout": {"prompts": 6, "groupSize": 4},
+                "algorithm": {"learningRate": 1e-3, **ALGORITHMS[name]},
+                "hybrid": {
+                    "device": "cpu",
+                    "ranksPerReplica": ranks,
+                    "trainer": trainer,
+                    "inference": {"release": "none", "kvCacheBytes": 1 << 26},
+                },
+            },
+        }
+        path = self.root / layout / f"{file or name}.job"
+        path.write_text(json.dumps(job))
+        return path
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = tmp_path_factory.mktemp("megatron")
+    torch.set_num_threads(1)
+    references = {name: make_reference(name, root / "models") for name in ALGORITHMS}
+    return Runs(root, references)
+
+
+def each(*layouts: str) -> Any:
+    """Parametrises by layout and the models it runs; two-rank layouts are slow."""
+    return pytest.mark.parametrize(
+        ("layout", "case"),
+        [
+            pytest.param(layout, case, marks=[] if layout == "one" else pytest.mark.slow)
+            for layout in layouts
+            for case in CASES[layout]
+        ],
+    )
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@each(*LAYOUTS)
+def test_weights_go_to_megatron_and_back_unchanged(runs: Runs, layout: str, case: str) -> None:
+    runs.results(layout)
+    original = load_file(runs.references[case].directory / "model.safetensors")
+    assert_equal(runs.tensors(layout, case, "initial"), original)
+
+
+@each(*LAYOUTS)
+def test_slices_of_replica_0_make_up_the_model_exactly_once(runs: Runs, layout: str, case: str) -> None:
+    ranks = len(runs.results(layout))
+    original = load_file(runs.references[case].directory / "model.safetensors")
+    seen = {name: torch.zeros(tensor.shape, dtype=torch.int) for name, tensor in original.items()}
+    for rank in range(ranks):
+        for piece in torch.load(runs.root / layout / case / f"slices-{rank}.pt"):
+            box = tuple(slice(a, a + n) for a, n in zip(piece["start"], piece["tensor"].shape, strict=True))
+            assert piece["global_shape"] == tuple(original[piece["name"]].shape)
+            assert torch.equal(piece["tensor"], original[piece["name"]][box])
+            seen[piece["name"]][box] += piece["replica"] == 0
+    assert all((counts == 1).all() for counts in seen.values())
+
+
+@each(*LAYOUTS)
+def test_logprobs_loss_and_gradient_norm_are_those_of_transformers(runs: Runs, layout: str, case: str) -> None:
+    reference = runs.references[case]
+    for rank in runs.results(layout):
+        metrics = rank[case]["first"]
+        assert metrics["tokens"] == reference.batch.loss_mask.sum()
+        if case == "qwen3-tied":
+            continue  # two steps: metrics are of both; its weights are compared below
+        assert metrics["logprob_difference_max"] <= 1e-4
+        assert metrics["loss"] == pytest.approx(reference.loss, rel=1e-4, abs=1e-5)
+        assert metrics["gradient_norm"] == pytest.approx(reference.gradient_norm, rel=1e-4)
+
+
+@each(*(layout for layout in LAYOUTS if layout != "one"))
+def test_each_layout_trains_as_one_rank_does(runs: Runs, layout: str, case: str) -> None:
+    expected = runs.results("one")[0][case]
+    for rank in runs.results(layout):
+        for iteration in ("first", "second"):
+            found, wanted = dict(rank[case][iteration]), dict(expected[iteration])
+            del found["train_seconds"], wanted["train_seconds"]
+            assert found == pytest.approx(wanted, rel=2e-3, abs=1e-4)
+    assert_equal(runs.tensors(layout, case, "trained-2"), runs.tensors("one", case, "trained-2"), 2e-4)
+
+
+@each(*RESUME_FROM)
+def test_a_checkpoint_of_another_layout_goes_on_as_if_never_interrupted(runs: Runs, layout: str, case: str) -> None:
+    results, source = runs.results(layout), RESUME_FROM[layout]
+    if case not in CASES[source]:
+        pytest.skip(f"{source} did not train {case}")
+    assert [rank[case]["resumed"]["started_at"] for rank in results] == [1] * len(results)
+    assert_equal(runs.tensors(layout, case, "resumed-1"), runs.tensors(source, case, "trained-1"))
+    assert_equal(runs.tensors(layout, case, "resumed-2"), runs.tensors(source, case, "trained-2"), 2e-4)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: Runs) -> None:
+    resumed = runs.results("one")[0]["qwen3"]["damaged"]
+    assert resumed["started_at"] == 1
+    assert_equal(runs.tensors("one", "qwen3", "resumed-1"), runs.tensors("one", "qwen3", "trained-1"))
+
+
+def test_offloading_frees_the_buffers_and_changes_nothing(runs: Runs) -> None:
+    resumed = runs.results("one")[0]["qwen3"]["damaged"]
+    assert resumed["bytes_while_offloaded"] == 0
+    assert_equal(runs.tensors("one", "qwen3", "resumed-2"), runs.tensors("one", "qwen3", "trained-2"))
+
+
+@pytest.mark.parametrize(
+    "layout", ["one", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tp2", "pp2", "dp2", "ep2"))]
+)
+def test_a_model_from_scratch_is_the_same_in_each_layout_and_loads_in_transformers(runs: Runs, layout: str) -> None:
+    runs.results(layout)
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(runs.root / "scratch")
+    expected = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    directory = runs.root / layout / "scratch" / "initial"
+    loaded, report = transformers.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert_equal(dict(loaded.state_dict()), dict(expected.state_dict()))
+    assert transformers.AutoTokenizer.from_pretrained(directory).encode("42") == [6, 4]
+
+
+@pytest.mark.parametrize("case", list(ALGORITHMS))
+def test_a_trained_model_gives_transformers_the_probabilities_the_trainer_had(runs: Runs, case: str) -> None:
+    runs.results("one")
+    model = transformers.AutoModelForCausalLM.from_pretrained(runs.root / "one" / case / "trained-1").eval()
+    second = make_batch(2)
+    with torch.no_grad():
+        logprobs = logprobs_by_transformers(model, second)
+    flat = torch.cat([torch.cat([torch.zeros(1), values]) for values in logprobs]).numpy()
+    size = np.abs(flat[second.loss_mask]).mean()  # the batch's own log-probabilities are 0
+    assert runs.results("one")[0][case]["second"]["logprob_difference_mean"] == pytest.approx(size, abs=1e-4)

@@ -1,0 +1,146 @@
+"""Two real torchrun agents that meet through a real etcd."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.records import PhaseRecord
+from tandem_core.coordination.store import Store
+from tandem_core.phases import Phase
+
+# Each rank writes its process id, meets the others in a collective, and holds that until the file `finish` is there.
+RANK_PROGRAM = """
+import os, pathlib, sys, time
+import torch, torch.distributed as dist
+directory = pathlib.Path(sys.argv[1])
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+(directory / f"started-{rank}-{os.getpid()}").write_text(os.environ["TANDEM_POD_NAME"])
+while True:
+    finish = torch.tensor(int((directory / "finish").exists()))
+    dist.all_reduce(finish, op=dist.ReduceOp.MIN)
+    if finish:
+        break
+    time.sleep(0.02)
+(directory / f"finished-{rank}").write_text(str(dist.get_world_size()))
+dist.destroy_process_group()
+"""
+
+
+class Agents:
+    """Pods of one container: torchrun with one rank, each at its own address."""
+
+    def __init__(self, directory: Path, endpoint: str, job_uid: str) -> None:
+        self.directory = directory
+        self._program = directory / "rank.py"
+        self._program.write_text(RANK_PROGRAM)
+        self._endpoint = endpoint
+        self._job_uid = job_uid
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, pod: int) -> subprocess.Popen[bytes]:
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--rdzv-backend=tandem-etcd", f"--rdzv-endpoint={self._endpoint}", f"--rdzv-id={self._job_uid}"),
+            *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", f"--local-addr=127.0.0.{pod + 1}"),
+            *(str(self._program), str(self.directory)),
+        ]
+        environment = os.environ | {
+            "TANDEM_ETCD_ENDPOINTS": self._endpoint,
+            "TANDEM_POD_NAME": f"pod-{pod}",
+            "OMP_NUM_THREADS": "1",
+        }
+        with (self.directory / f"agent-{pod}.log").open("ab") as log:
+            agent = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.running[pod] = agent
+        return agent
+
+    def kill(self, pod: int) -> None:
+        """End the agent and its ranks as the loss of a machine does."""
+        agent = self.running.pop(pod)
+        for process in [*self.ranks(pod), agent.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        agent.wait(10)
+
+    def ranks(self, pod: int) -> list[int]:
+        """Process ids of the pod's ranks that live."""
+        started = [path for path in self.directory.glob("started-*") if path.read_text() == f"pod-{pod}"]
+        found = [int(path.name.split("-")[2]) for path in started]
+        return [process for process in found if Path(f"/proc/{process}").exists()]
+
+    def rounds(self, rank: int) -> int:
+        """How often the rank has started."""
+        return len(list(self.directory.glob(f"started-{rank}-*")))
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.directory.glob("agent-*.log")))
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_seconds: float = 90) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen\n{self.logs()}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def agents(tmp_path: Path, etcd_endpoint: str, keys: JobKeys) -> Iterator[Agents]:
+    agents = Agents(tmp_path, etcd_endpoint, keys.job_uid)
+    yield agents
+    for pod in list(agents.running):
+        agents.kill(pod)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_pod_restarts_the_ranks_in_place(agents: Agents, lost: int) -> None:
+    survivor = 1 - lost
+    agents.start(0)
+    agents.start(1)
+    agents.wait_for(lambda: agents.rounds(0) == agents.rounds(1) == 1, "the first start")
+    surviving_agent = agents.running[survivor]
+
+    agents.kill(lost)
+    agents.start(lost)
+    agents.wait_for(lambda: agents.rounds(0) == agents.rounds(1) == 2, "the restart in place")
+    assert surviving_agent.poll() is None, agents.logs()
+
+    (agents.directory / "finish").touch()
+    for pod, agent in agents.running.items():
+        assert agent.wait(60) == 0, f"pod {pod}\n{agents.logs()}"
+    assert {(agents.directory / f"finished-{rank}").read_text() for rank in (0, 1)} == {"2"}
+
+
+async def test_pods_that_come_back_to_a_finished_job_end_at_once(agents: Agents, store: Store, keys: JobKeys) -> None:
+    (agents.directory / "finish").touch()
+    agents.start(0)
+    agents.start(1)
+    for agent in list(agents.running.values()):
+        assert agent.wait(90) == 0, agents.logs()
+    done = PhaseRecord(iteration=1, phase=Phase.DONE, version=1, token=1, started_at=0.0)
+    await store.put(keys.phase, done)
+
+    late = agents.start(1)
+    assert late.wait(60) == 0, agents.logs()
+    assert agents.rounds(1) == 1
+
+
+def test_a_closed_rendezvous_is_opened_again(agents: Agents) -> None:
+    """Agents close it when their ranks have ended, also after errors; those that are started again are not refused."""
+    (agents.directory / "finish").touch()
+    agents.start(0)
+    agents.start(1)
+    for agent in list(agents.running.values()):
+        assert agent.wait(90) == 0, agents.logs()
+
+    agents.start(0)
+    agents.start(1)
+    for agent in list(agents.running.values()):
+        assert agent.wait(90) == 0, agents.logs()
+    assert agents.rounds(0) == agents.rounds(1) == 2

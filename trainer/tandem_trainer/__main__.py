@@ -1,0 +1,121 @@
+"""One trainer rank: `python -m torch.distributed.run ... -m tandem_trainer` starts it in each process."""
+
+import os
+import sys
+import uuid
+
+import structlog
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.membership import new_member
+from tandem_core.coordination.mirror import MirrorFailed
+from tandem_core.coordination.records import Ack, Role
+from tandem_core.coordination.store import EtcdUnreachable
+from tandem_core.environment import CHECKPOINT_ENGINE_PORT, PodEnvironment
+from tandem_core.errors import TandemError
+from tandem_core.job import RLJob, load_job
+from tandem_core.model_files import prepare_model
+
+from tandem_trainer.coordination_thread import Coordination
+
+log = structlog.get_logger()
+
+USER_ERROR_EXIT_CODE = 3
+"""A restart would not mend it."""
+
+
+def configure_logging(rank: str, pod: str) -> None:
+    """Structured logs to stderr: coloured lines on a terminal, else JSON."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(part="trainer", rank=rank, pod=pod)
+
+
+def main() -> int:
+    """Run the rank that torchrun's environment names; returns the exit code."""
+    rank = os.environ.get("RANK", "0")
+    configure_logging(rank, os.environ.get("TANDEM_POD_NAME", ""))
+    try:
+        environment = PodEnvironment.from_environment()
+        job = load_job(environment.job_file)
+    except TandemError as error:
+        log.error("cannot start", error=str(error))
+        return USER_ERROR_EXIT_CODE
+    keys = JobKeys(environment.job_uid)
+    member = new_member(Role.TRAINER, rank, environment.pod_name)
+    follow_engine = job.spec.hybrid.inference.release != "none"
+    try:
+        with Coordination(environment.etcd_endpoints, keys, member, follow_engine=follow_engine) as coordination:
+            try:
+                return _follow_phases(environment, job, coordination)
+            except (EtcdUnreachable, MirrorFailed):
+                raise
+            except TandemError as error:
+                log.error("cannot go on", error=str(error))
+                _acknowledge_failure(job, coordination, str(error))
+                return USER_ERROR_EXIT_CODE
+    except (EtcdUnreachable, MirrorFailed) as error:
+        log.error("lost etcd, starting again", error=str(error))
+        return 1
+
+
+def _follow_phases(environment: PodEnvironment, job: RLJob, coordination: Coordination) -> int:
+    # Megatron takes seconds to import; the rank is a member of the job meanwhile.
+    from torch import distributed
+
+    from tandem_trainer.batch_client import BatchClient
+    from tandem_trainer.loop import PhaseLoop
+    from tandem_trainer.publish import Publication, Publisher, choose_checksum_threads
+    from tandem_trainer.shard_layout import Box, choose_boxes, plan_layout
+    from tandem_trainer.trainer import Trainer
+
+    spec = job.spec
+    model_dir = prepare_model(spec.model, environment.model_dir)
+    if spec.hybrid.device == "gpu" and spec.hybrid.inference.release != "none":
+        coordination.wait_for_devices(spec.deadlines.startup + spec.deadlines.rollout + spec.deadlines.loading)
+    trainer = Trainer(job, model_dir, environment.checkpoint_dir)
+    boxes = [Box.of(owned) for owned in trainer.owned_slices()]
+    incarnation, identities = [uuid.uuid4().hex], [frozenset[int]()] * trainer.world_size
+    distributed.broadcast_object_list(incarnation, src=0)
+    distributed.all_gather_object(identities, frozenset(box.identity for box in boxes))
+    publication = Publication(
+        rank=trainer.rank,
+        world_size=trainer.world_size,
+        incarnation=incarnation[0],
+        pod=environment.pod_name,
+        url=f"http://{environment.pod_ip}:{CHECKPOINT_ENGINE_PORT}",
+        shm_dir=environment.shm_dir,
+    )
+    layout = plan_layout(choose_boxes(boxes, trainer.rank, spec.hybrid.ranks_per_replica, identities))
+    publisher = Publisher(publication, layout, choose_checksum_threads(spec.hybrid.ranks_per_replica))
+    with BatchClient(lambda: coordination.observe().master_url, environment.token()) as batches:
+        export_dir = environment.checkpoint_dir / "model"
+        code = PhaseLoop(job, trainer, publisher, coordination, batches, export_dir).run()
+    publisher.close()
+    return code
+
+
+def _acknowledge_failure(job: RLJob, coordination: Coordination, error: str) -> None:
+    """Tell the master, which then fails the job; before the first phase there is none to tell."""
+    try:
+        phase = coordination.wait_for_phase(job.spec.deadlines.startup)
+    except TimeoutError:
+        log.error("no master took notice of the error", deadline_seconds=job.spec.deadlines.startup)
+        return
+    if phase.phase.final:
+        return
+    member = f"{Role.TRAINER}-{coordination.member.name}"
+    ack = Ack(member=member, iteration=phase.iteration, phase=phase.phase, error=error)
+    coordination.put(coordination.keys.ack(phase.iteration, phase.phase, member), ack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""The job's etcd keys as a training thread sees them: observed without waiting, waited for with a deadline."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.membership import Membership
+from tandem_core.coordination.mirror import Mirror
+from tandem_core.coordination.records import Ack, EngineState, Member, PhaseRecord, Record, Role
+from tandem_core.coordination.store import PATIENCE_SECONDS, Store
+from tandem_core.phases import Phase
+
+from tandem_trainer.event_loop_thread import EventLoopThread
+
+log = structlog.get_logger()
+
+CALL_SECONDS = 2 * PATIENCE_SECONDS
+"""Deadline of a call to etcd; the store gives up before."""
+STOP_SECONDS = 20.0
+"""From the stop signal until the process ends by force: torchrun kills 30 s after it, and so does Kubernetes."""
+STOP_EXIT_CODE = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a rank acts on."""
+
+    phase: PhaseRecord | None
+    engine_released: bool
+    """Whether the engine of this rank's own pod has acknowledged Draining in the present iteration."""
+    master_url: str
+    """http://address:port of the master; empty: none is there."""
+    stopping: bool
+    """Whether the process has been asked to end."""
+
+
+class Coordination:
+    """A context manager for the main thread: inside, the rank is a member of the job. `call` reaches the store."""
+
+    def __init__(self, endpoints: str, keys: JobKeys, member: Member, *, follow_engine: bool) -> None:
+        """`follow_engine`: whether to watch for the release of the devices by the engine of the member's pod."""
+        self.keys = keys
+        self.member = member
+        self.store = Store(endpoints)
+        self._follow_engine = follow_engine
+        self._thread = EventLoopThread("coordination")
+        self._phases = Mirror(self.store, keys.phase, PhaseRecord)
+        self._masters = Mirror(self.store, f"{keys.members}{Role.MASTER}/", Member)
+        self._changed = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._released_iteration = -1
+        self._stopping = False
+        self._serving: Future[None] | None = None
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        entered: Future[None] = Future()
+        self._serving = asyncio.run_coroutine_threadsafe(self._serve(entered), self._thread.loop)
+        self._serving.add_done_callback(lambda serving: _pass_on_failure(serving, entered))
+        entered.result(CALL_SECONDS)
+        self._listen_for_signals()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.loop.call_soon_threadsafe(self._leave.set)
+        if self._serving is not None and not self._serving.done():
+            self._serving.exception(STOP_SECONDS)
+        self._thread.__exit__(kind, error, trace)
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            for end in self._wakeup:
+                end.close()
+
+    def observe(self) -> Observed:
+        """The present state. Raises what ended the watches, if they ended."""
+        if self._serving is not None and self._serving.done():
+            self._serving.result()
+        phase = self._phases.value
+        masters = sorted(self._masters.values.values(), key=lambda master: master.started_at)
+        return Observed(
+            phase=phase,
+            engine_released=phase is not None and self._released_iteration == phase.iteration,
+            master_url=masters[-1].url if masters else "",
+            stopping=self._stopping,
+        )
+
+    def wait_for_change(self, seen: Observed, timeout_seconds: float) -> None:
+        """Return as soon as the state differs from `seen`; raises TimeoutError."""
+        self.call(self._wait_until(lambda: self.observe() != seen, timeout_seconds), timeout_seconds + CALL_SECONDS)
+
+    def wait_for_phase(self, timeout_seconds: float) -> PhaseRecord:
+        """The phase, as soon as there is one; raises TimeoutError."""
+        return self.call(
+            self._phases.wait_for(lambda values: values.get(""), timeout_seconds), timeout_seconds + CALL_SECONDS
+        )
+
+    def wait_for_devices(self, timeout_seconds: float) -> None:
+        """Return as soon as no engine of the job holds devices: by the phase, or because all have released them.
+
+        All ranks wait for the same thing, for they start together. Raises TimeoutError.
+        """
+        self.call(self._wait_for_devices(timeout_seconds), timeout_seconds + CALL_SECONDS)
+
+    def call[T](self, work: Coroutine[Any, Any, T], timeout_seconds: float = CALL_SECONDS) -> T:
+        """The result of `work`, which may use `store`."""
+        return self._thread.call(work, timeout_seconds)
+
+    def put(self, key: str, record: Record) -> None:
+        """Set a key."""
+        self.call(self.store.put(key, record))
+
+    async def _serve(self, entered: Future[None]) -> None:
+        async with (
+            self.store,
+            self._phases,
+            self._masters,
+            Membership(self.store, self.keys, self.member),
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [group.create_task(self._forward(mirror)) for mirror in (self._phases, self._masters)]
+            if self._follow_engine:
+                tasks.append(group.create_task(self._follow_own_engine()))
+            entered.set_result(None)
+            await self._leave.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _forward(self, mirror: Mirror[Any]) -> None:
+        while True:
+            await mirror.next_change()
+            self._notify()
+
+    async def _follow_own_engine(self) -> None:
+        """Watch the one key that tells, in each iteration; other pods' engines are no matter of this rank."""
+        engine = f"{Role.SIDECAR}-{self.member.pod}"
+        while True:
+            iteration = await self._phases.wait_for(self._iteration_to_drain, None)
+            key = self.keys.ack(iteration, Phase.DRAINING, engine)
+            async with Mirror(self.store, key, Ack) as acks:
+                acknowledged = asyncio.create_task(acks.wait_for(_succeeded, None))
+                over = asyncio.create_task(
+                    self._phases.wait_for(
+                        lambda values, now=iteration: self._iteration_to_drain(values) != now,  # type: ignore[misc]
+                        None,
+                    )
+                )
+                await _first_of(acknowledged, over)
+            if acknowledged.done() and not acknowledged.cancelled():
+                self._released_iteration = iteration
+                self._notify()
+
+    def _iteration_to_drain(self, phases: Mapping[str, PhaseRecord]) -> int | None:
+        phase = phases.get("")
+        if phase is None or phase.phase not in (Phase.ROLLOUT, Phase.DRAINING):
+            return None
+        return phase.iteration if phase.iteration > self._released_iteration else None
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
+        async with asyncio.timeout(timeout_seconds):
+            while not condition():
+                await self._changed.wait()
+
+    async def _wait_for_devices(self, timeout_seconds: float) -> None:
+        async with Mirror(self.store, f"{self.keys.members}{Role.SIDECAR}/", Member) as sidecars:
+
+            def free(_: object) -> bool:
+                phase = self._phases.value
+                return self._stopping or (phase is not None and devices_are_free(phase.phase, sidecars.values))
+
+            by_phase = asyncio.create_task(self._wait_until(lambda: free(None), timeout_seconds))
+            by_engines = asyncio.create_task(sidecars.wait_for(free, timeout_seconds))
+            await _first_of(by_phase, by_engines)
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _listen_for_signals(self) -> None:
+        """Notice SIGTERM in the loop's thread: the main one may be inside a collective that never returns."""
+        reader, writer = self._wakeup = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._thread.loop.call_soon_threadsafe(self._thread.loop.add_reader, reader.fileno(), self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._wakeup is None or signal.SIGTERM not in self._wakeup[0].recv(64) or self._stopping:
+            return
+        log.info("asked to stop", seconds=STOP_SECONDS)
+        self._stopping = True
+        self._notify()
+        self._thread.loop.call_later(STOP_SECONDS, os._exit, STOP_EXIT_CODE)
+
+
+def devices_are_free(phase: Phase, sidecars: Mapping[str, Member]) -> bool:
+    """Whether a trainer that starts now may use the devices' memory."""
+    if phase in (Phase.WARMUP, Phase.TRAINING, Phase.PUBLISHING) or phase.final:
+        return True
+    engines = [sidecar.engine for sidecar in sidecars.values()]
+    return all(engine is None or engine.state is EngineState.RELEASED for engine in engines)
+
+
+def _succeeded(acks: Mapping[str, Ack]) -> bool:
+    ack = acks.get("")
+    return ack is not None and not ack.error
+
+
+async def _first_of(*tasks: asyncio.Task[Any]) -> None:
+    """Return when the first task has ended, with its error if it has one; the others are cancelled."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _pass_on_failure(serving: "Future[None]", entered: "Future[None]") -> None:
+    if not entered.done():
+        entered.set_exception(serving.exception() or RuntimeError("the coordination thread ended"))

@@ -1,0 +1,106 @@
+"""The process group, and which part of the model and of the data this rank has."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from tandem_core.errors import TandemError
+from tandem_core.job.hybrid import HybridSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """This rank's place in each kind of parallelism."""
+
+    rank: int = 0
+    world_size: int = 1
+    tensor_rank: int = 0
+    tensor_size: int = 1
+    pipeline_rank: int = 0
+    pipeline_size: int = 1
+    data_rank: int = 0
+    data_size: int = 1
+    expert_rank: int = 0
+    expert_size: int = 1
+    expert_data_rank: int = 0
+    """Which of the replicas of its experts this rank holds."""
+
+    @property
+    def first_stage(self) -> bool:
+        """Whether the embedding is here."""
+        return self.pipeline_rank == 0
+
+    @property
+    def last_stage(self) -> bool:
+        """Whether the output layer is here."""
+        return self.pipeline_rank == self.pipeline_size - 1
+
+
+def join_process_group(hybrid: HybridSpec) -> torch.device:
+    """Join the process group that torchrun's environment describes; returns this rank's device.
+
+    Raises TandemError if the number of processes is not the one of the job, or a GPU is missing.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != hybrid.world_size:
+        raise TandemError(
+            f"the trainer was started with {world_size} processes, hybrid.replicas x ranksPerReplica makes "
+            f"{hybrid.world_size}: start as many"
+        )
+    if hybrid.device == "gpu":
+        device, backend = _gpu(), "cpu:gloo,cuda:nccl"
+    elif torch.cuda.is_available():
+        raise TandemError('hybrid.device is cpu, but CUDA is in use already: start with CUDA_VISIBLE_DEVICES=""')
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    if hybrid.trainer.threads is not None:
+        torch.set_num_threads(hybrid.trainer.threads)
+    if not dist.is_initialized():
+        dist.init_process_group(backend)
+    return device
+
+
+def split_model(hybrid: HybridSpec, seed: int) -> Layout:
+    """Make Megatron's process groups; returns this rank's place. Experts are never cut by tensor parallelism."""
+    trainer = hybrid.trainer
+    parallel_state.initialize_model_parallel(
+        trainer.tensor_parallel,
+        trainer.pipeline_parallel,
+        expert_model_parallel_size=trainer.expert_parallel,
+        expert_tensor_parallel_size=1,
+    )
+    model_parallel_cuda_manual_seed(seed + 1)  # Megatron wants its generators even where dropout is 0
+    return Layout(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pipeline_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=parallel_state.get_data_parallel_world_size(),
+        expert_rank=parallel_state.get_expert_model_parallel_rank(),
+        expert_size=parallel_state.get_expert_model_parallel_world_size(),
+        expert_data_rank=parallel_state.get_expert_data_parallel_rank(),
+    )
+
+
+def leave_process_group() -> None:
+    """Undo join_process_group and split_model."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _gpu() -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.device_count() <= local_rank:
+        raise TandemError(
+            f"rank {local_rank} of this pod finds {torch.cuda.device_count()} GPUs: hybrid.ranksPerReplica must not "
+            "exceed the GPUs of a pod, and hybrid.device: cpu is for pods without"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
