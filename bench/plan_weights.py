@@ -57,8 +57,8 @@ def rank_tensors(rank: int) -> Iterator[tuple[str, tuple[int, ...], tuple[int, .
             share = EXPERTS // EXPERT
             for expert in range(expert_rank * share, (expert_rank + 1) * share):
                 for name in ("gate_proj", "up_proj", "down_proj"):
-                    shape = (HIDDEN, EXPERT_WIDTH) if name == "down_proj" else (EXPERT_WIDTH, HIDDEN)
-                    yield f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", shape, (0, 0), shape
+                    whole = (HIDDEN, EXPERT_WIDTH) if name == "down_proj" else (EXPERT_WIDTH, HIDDEN)
+                    yield f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", whole, (0, 0), whole
     if stage == PIPELINE - 1:
         cut += [("model.norm.weight", (HIDDEN,), None), ("lm_head.weight", (VOCABULARY, HIDDEN), 0)]
     for name, shape, dimension in cut:

@@ -1,6 +1,7 @@
 """The model's files that every part needs: configuration and tokenizer, as transformers reads them."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,6 @@ def _downloaded(name: str, revision: str | None) -> Path:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # the ranks of a pod write at the same time
     temporary.write_text(text)
     temporary.replace(path)

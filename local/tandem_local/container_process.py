@@ -66,9 +66,7 @@ def inherited_environment(environment: Mapping[str, str], cache: Path) -> dict[s
     proxies and devices, and nothing else. Programs of the running Python's environment come first on PATH; `cache` is
     for what runs share."""
     kept = {
-        name: value
-        for name, value in environment.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        name: value for name, value in environment.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     own = {
         "HF_HOME": environment.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"),

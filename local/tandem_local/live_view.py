@@ -54,7 +54,7 @@ class LiveView:
             self._live.console.print(Text.assemble((time.strftime("%H:%M:%S "), "dim"), line))
         self._before = state
         if state.summary is not None:
-            self._pace.observe(state.summary.iteration, now)
+            self._pace.observe(state.summary.phase, state.summary.iteration, now)
             self._rewards.observe(state.summary)
         rewards = [self._rewards.rewards[iteration] for iteration in sorted(self._rewards.rewards)]
         remaining = self._pace.remaining_seconds(state.summary.iterations) if state.summary else None

@@ -36,7 +36,9 @@ def write_model(model: ScratchModel, seed: int, directory: Path) -> int:
         raise TandemError(f"{directory} holds a model already: choose another directory, or remove it first")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     write_scratch_model(model, directory)
     torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))

@@ -42,7 +42,7 @@ def observe_outcome(directory: RunDirectory, job: RLJob, state: RunState, places
     elapsed = describe_duration((state.ended_at or state.started_at) - state.started_at)
     headline = f"{state.job} {state.status} after {elapsed}" + (f": {state.reason}" if state.reason else "")
     if state.status is RunStatus.STOPPED:
-        facts.append(("continue", f"tandem run FILE --resume (name {state.job})"))
+        facts.append(("continue", f"tandem run {directory.job_file} --resume"))
     tails = _failed_logs(state, places) if state.status is RunStatus.FAILED else ()
     return Outcome(headline, tuple(facts), tails)
 

@@ -29,7 +29,7 @@ class PlainView:
             return
         summary = state.summary
         if summary is not None:
-            self._pace.observe(summary.iteration, now)
+            self._pace.observe(summary.phase, summary.iteration, now)
         milestone = (summary.iteration, summary.reward, summary.accuracy) if summary else ()
         if milestone != self._shown or now - self._shown_at >= _LONGEST_SILENCE_SECONDS:
             self._shown = milestone

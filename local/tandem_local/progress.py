@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tandem_core.coordination.records import Summary
+from tandem_core.phases import Phase
 
 from tandem_local.run_state import Condition, ContainerState, PodState, RunState
 
@@ -19,8 +20,10 @@ class Pace:
     _first: tuple[int, float] | None = None
     _latest: tuple[int, float] | None = None
 
-    def observe(self, iteration: int, now: float) -> None:
-        """`iteration` is going on at `now` (seconds)."""
+    def observe(self, phase: Phase, iteration: int, now: float) -> None:
+        """`phase` of `iteration` is going on at `now` (seconds); what comes before the first rollouts is left out."""
+        if self._first is None and phase is not Phase.ROLLOUT:
+            return
         if self._first is None or iteration < self._first[0]:
             self._first = self._latest = (iteration, now)
         elif self._latest is not None and iteration > self._latest[0]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import structlog
@@ -23,10 +23,11 @@ from tandem_local.prepare import RunPlan
 from tandem_local.probes import Prober
 from tandem_local.process_table import observe_identity
 from tandem_local.resources import assign_devices
+from tandem_local.run_end import RunEnd
 from tandem_local.run_state import Condition, PodState, RunState, RunStatus
 from tandem_local.sweep import sweep_container, sweep_run
 from tandem_local.waiting import wait_for_event
-from tandem_local.workload_supervisor import WorkloadFailed, WorkloadSupervisor
+from tandem_local.workload_supervisor import WorkloadSupervisor
 
 log = structlog.get_logger()
 
@@ -34,8 +35,6 @@ _ETCD_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0
 _SHORTEST_UPDATE_SECONDS = 0.25
 _LONGEST_UPDATE_SECONDS = 1.0
-_FAILED_PODS_SECONDS = 30.0
-"""How long pods may take to end by themselves after the job has failed."""
 
 
 class View(Protocol):
@@ -57,6 +56,7 @@ class Runner:
         self._etcd = etcd
         self._view = view
         self._host_environment = dict(environment)
+        self._devices = assign_devices(plan.pods, observe_machine(environment).gpus)
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
@@ -144,11 +144,13 @@ class Runner:
     async def _run_job(self, store: Store, surroundings: Surroundings) -> tuple[RunStatus, str]:
         supervisors = [self._supervise(workload, surroundings) for workload in self._plan.workloads]
         following = asyncio.create_task(self._follower.run(store))
+        following.add_done_callback(_log_exception)
         tasks = [asyncio.create_task(item.run(), name=item.workload.name) for item in supervisors]
         jobs = [task for task, item in zip(tasks, supervisors, strict=True) if item.workload.is_job]
         self._change(status=RunStatus.RUNNING)
         try:
-            status, reason = await self._wait_for_end(jobs)
+            end = RunEnd(self._follower, self._stop, self._plan.job.spec.deadlines.publishing)
+            status, reason = await end.wait(jobs)
         finally:
             for item in supervisors:
                 item.stop()
@@ -156,43 +158,13 @@ class Runner:
             following.cancel()
             await asyncio.wait([following])
         await self._follower.read_once(store)
-        if self._follower.failed and status is not RunStatus.STOPPED:
+        if status is RunStatus.STOPPED:
+            return status, self._state.reason
+        if self._follower.failed:
             return RunStatus.FAILED, self._follower.reason or reason
         return status, reason
 
-    async def _wait_for_end(self, jobs: Sequence["asyncio.Task[None]"]) -> tuple[RunStatus, str]:
-        """How the run ends: all Jobs complete, one failed, the job says that it failed, or the user stops it."""
-        stopped = asyncio.create_task(self._stop.wait())
-        finished = asyncio.create_task(self._follower.finished.wait())
-        deadline: float | None = None
-        waits: set[asyncio.Task[object]] = {stopped, finished, *jobs}
-        try:
-            while True:
-                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-                done, waits = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if stopped in done:
-                    return RunStatus.STOPPED, self._state.reason
-                for task in jobs:
-                    if task.done() and (failure := _failure(task)) is not None:
-                        return RunStatus.FAILED, failure
-                if all(task.done() for task in jobs):
-                    return RunStatus.SUCCEEDED, ""
-                if finished in done:
-                    deadline = time.monotonic() + self._seconds_after_end()
-                if not done:
-                    late = ", ".join(task.get_name() for task in jobs if not task.done())
-                    return RunStatus.FAILED, f"the job has ended, but {late} did not"
-        finally:
-            stopped.cancel()
-            finished.cancel()
-
-    def _seconds_after_end(self) -> float:
-        """How long pods may go on after the job's last phase: to write the model, or just to notice a failure."""
-        failed = self._follower.failed
-        return _FAILED_PODS_SECONDS if failed else self._plan.job.spec.deadlines.publishing
-
     def _supervise(self, workload: LocalWorkload, surroundings: Surroundings) -> WorkloadSupervisor:
-        devices = assign_devices(self._plan.pods, observe_machine(self._host_environment).gpus)
         cache = self._plan.directory.path.parent.parent / "cache"
         shared = inherited_environment(self._host_environment, cache) | {RUN_VARIABLE: self._plan.places.run_id}
         temporary = self._plan.places.temporary
@@ -200,7 +172,7 @@ class Runner:
             pod.name: {
                 **shared,
                 "TMPDIR": str(temporary / str(pod.number)),
-                "CUDA_VISIBLE_DEVICES": devices.get(pod.name, ""),
+                "CUDA_VISIBLE_DEVICES": self._devices.get(pod.name, ""),
             }
             for pod in workload.pods
         }
@@ -237,10 +209,7 @@ class Runner:
         self._changed.set()
 
 
-def _failure(task: "asyncio.Task[None]") -> str | None:
-    """Why the Job failed; None: it did not. Other exceptions are errors of this program and are raised."""
-    try:
-        task.result()
-    except WorkloadFailed as error:
-        return str(error)
-    return None
+def _log_exception(task: "asyncio.Task[None]") -> None:
+    """A run goes on without its progress being shown."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("cannot follow the job any more", exc_info=error)

@@ -126,7 +126,7 @@ class EngineClient:
                 content = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            raise EngineLost(f"{address}: {error or type(error).__name__}") from error
+            raise EngineLost(f"{address}: {str(error) or type(error).__name__}") from error
         if status != 200:
             text = content[:500].decode(errors="replace")
             if status >= 500 or status in _PASSING_STATUSES:

@@ -22,9 +22,9 @@ def missing_members(job: RLJob, members: Mapping[str, Member]) -> list[str]:
     return [name for name in (*trainer_names(job), *sidecar_names(job)) if name not in present]
 
 
-def all_answered(acks: Mapping[str, Ack], expected: Collection[str]) -> bool:
-    """Whether all `expected` members have acknowledged without an error."""
-    return all(name in acks and not acks[name].error for name in expected)
+def all_answered(acks: Mapping[str, Ack], expected: Collection[str], below: str) -> bool:
+    """Whether all `expected` members have acknowledged without an error; `below` comes before their names in `acks`."""
+    return all(below + name in acks and not acks[below + name].error for name in expected)
 
 
 def list_names(names: tuple[str, ...], limit: int = 8) -> str:

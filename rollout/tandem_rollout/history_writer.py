@@ -32,19 +32,21 @@ class HistoryWriter:
         """What the master in `pod` did."""
         self._activities[pod].append(activity)
 
-    async def end_iteration(
-        self, iteration: int, metrics: Mapping[str, float], phase_seconds: Mapping[str, float]
-    ) -> None:
-        """Write the iteration's metrics, phase times, and all activities noted."""
+    async def note_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics of an iteration, beside those it has."""
+        await self._queue.put(
+            lambda: self._buffer.record_iteration(iteration, version=iteration, metrics=metrics, phase_seconds={})
+        )
+
+    async def end_iteration(self, iteration: int, phase_seconds: Mapping[str, float]) -> None:
+        """Write the iteration's phase times, and all activities noted."""
         noted, self._activities = self._activities, defaultdict(list)
 
         async def write() -> None:
             for pod, activities in noted.items():
                 if activities:
                     await self._buffer.add_activities(pod, iteration, activities)
-            await self._buffer.record_iteration(
-                iteration, version=iteration, metrics=metrics, phase_seconds=phase_seconds
-            )
+            await self._buffer.record_iteration(iteration, version=iteration, metrics={}, phase_seconds=phase_seconds)
 
         await self._queue.put(write)
 

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from tandem_core.coordination.keys import JobKeys
@@ -38,6 +39,8 @@ from tandem_rollout.tokenization import Tokenizer, load_tokenizer
 log = structlog.get_logger()
 
 ETCD_SECONDS = 120.0
+ROUNDS_IN_A_REQUEST = 4
+"""An engine that has not answered for so many deadlines of the rollout phase hangs."""
 DATABASE_VARIABLE = "TANDEM_DATABASE_URL"
 """Address of the replay buffer where spec.storage is not sqlite."""
 REPLAY_FILE = "replay.sqlite"
@@ -80,26 +83,19 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         store = await stack.enter_async_context(Store(pod.etcd_endpoints))
         await store.wait_until_reachable(ETCD_SECONDS)
         leadership = await stack.enter_async_context(Leadership(store, keys, pod.pod_name))
-        loading = asyncio.create_task(asyncio.to_thread(_load_inputs, job, pod))
-        stack.callback(loading.cancel)
         try:
-            buffer = await stack.enter_async_context(ReplayBuffer(replay_url(job, pod), pod.job_uid))
-            scoring = await stack.enter_async_context(Scoring(job.spec))
-            inputs = await loading
-        except PASSING_ERRORS:
-            raise
-        except TandemError as error:
+            buffer, scoring, inputs = await _open_inputs(stack, job, pod)
+        except UnusableInput as error:
             await _refuse(store, leadership, keys, job, str(error))
-            raise UnusableInput(str(error)) from error
+            raise
         await buffer.set_info({"job": job.model_dump(mode="json", by_alias=True, exclude_none=True)})
         presence.buffer = buffer
-        presence.build_warmup = lambda step: build_warmup_batch(
-            job.spec, step, inputs.prompts.training, inputs.tokenizer
-        )
+        training = inputs.prompts.training
+        presence.build_warmup = lambda step: build_warmup_batch(job.spec, step, training, inputs.tokenizer)
         member = new_member(Role.MASTER, pod.pod_name, pod.pod_name, url=f"http://{pod.pod_ip}:{MASTER_PORT}")
         await stack.enter_async_context(Membership(store, keys, member))
         members = await stack.enter_async_context(Mirror(store, keys.members, Member))
-        timeout = job.spec.deadlines.rollout + job.spec.deadlines.draining
+        timeout = ROUNDS_IN_A_REQUEST * job.spec.deadlines.rollout
         client = await stack.enter_async_context(EngineClient(presence.token, request_timeout_seconds=timeout))
         pool = AnswerPool(client, members, max_staleness=job.spec.elastic.max_staleness)
         rollouts = Rollouts(job.spec, inputs.prompts, inputs.tokenizer, scoring, buffer, pool)
@@ -110,29 +106,20 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         )
         presence.observe_summary = lambda: driver.summary
         presence.observe_tokens = lambda: pool.tokens_generated
+        reporter = LiveReporter(job.spec, driver, pool, rollouts)
+        work = (pool.run(), rollouts.run(), history.run(), reporter.run(), _watch_leadership(leadership))
         try:
-            return await _run_together(
-                driver, leadership, pool, rollouts, history, LiveReporter(job.spec, driver, pool, rollouts)
-            )
+            return await _run_together(driver, work)
         finally:
             with contextlib.suppress(*PASSING_ERRORS):
                 await rollouts.flush()
 
 
-async def _run_together(
-    driver: PhaseDriver,
-    leadership: Leadership,
-    pool: AnswerPool,
-    rollouts: Rollouts,
-    history: HistoryWriter,
-    reporter: LiveReporter,
-) -> PhaseRecord:
+async def _run_together(driver: PhaseDriver, work: Sequence[Coroutine[Any, Any, None]]) -> PhaseRecord:
+    """Drive the phases while `work` goes on beside; an error in either ends both."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(work)
-                for work in (pool.run(), rollouts.run(), history.run(), reporter.run(), _watch_leadership(leadership))
-            ]
+            background = [tasks.create_task(each) for each in work]
             record = await driver.run()
             for task in background:
                 task.cancel()
@@ -145,6 +132,20 @@ async def _run_together(
 async def _watch_leadership(leadership: Leadership) -> None:
     await leadership.lost.wait()
     raise LeadershipLost("the lease of this master expired: another one may lead")
+
+
+async def _open_inputs(stack: AsyncExitStack, job: RLJob, pod: PodEnvironment) -> tuple[ReplayBuffer, Scoring, _Inputs]:
+    """Open what the job's spec names, at the same time where that is slow. Raises UnusableInput, or StorageError."""
+    loading = asyncio.create_task(asyncio.to_thread(_load_inputs, job, pod))
+    stack.callback(loading.cancel)
+    try:
+        buffer = await stack.enter_async_context(ReplayBuffer(replay_url(job, pod), pod.job_uid))
+        scoring = await stack.enter_async_context(Scoring(job.spec))
+        return buffer, scoring, await loading
+    except PASSING_ERRORS:
+        raise
+    except TandemError as error:
+        raise UnusableInput(str(error)) from error
 
 
 def _load_inputs(job: RLJob, pod: PodEnvironment) -> _Inputs:

@@ -1,14 +1,12 @@
 """Drives the job through its phases, under a fenced lease."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
-from tandem_core.coordination.barrier import AckError, BarrierTimeout, wait_for_acks
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.leadership import Leadership, LeadershipLost
 from tandem_core.coordination.mirror import Mirror, MirrorFailed
@@ -19,8 +17,8 @@ from tandem_core.job import RLJob
 from tandem_core.phases import Phase, next_phase
 from tandem_core.weights.manifest import Commit
 
-from tandem_rollout.expected_members import all_answered, list_names, missing_members, sidecar_names, trainer_names
 from tandem_rollout.history_writer import HistoryWriter
+from tandem_rollout.phase_barriers import PhaseBarriers
 from tandem_rollout.phase_plan import Recorded, evaluation_due, phase_deadline, phase_version, plan_start
 from tandem_rollout.publication import build_commit, observe_manifest, old_prefixes
 from tandem_rollout.storage.database import StorageError
@@ -92,17 +90,14 @@ class PhaseDriver:
         self._keys, self._store, self._leadership, self._members = keys, store, leadership, members
         self._buffer, self._rollouts, self._evaluation, self._history = buffer, rollouts, evaluation, history
         self._pod = pod
-        self._trainers = trainer_names(job)
-        self._sidecars = sidecar_names(job)
+        self._barriers = PhaseBarriers(job, store, keys, members)
         self._committed = -1
         self._evaluated: frozenset[int] = frozenset()
         self._last_trained = self._last_recorded = 0
         self._trained_metrics: dict[str, float] = {}
         self._phase_seconds: dict[str, float] = {}
         self._seconds_aside = 0.0
-        self._metrics: dict[str, float] = {}
         self._writing = asyncio.Lock()
-        self._waiting: tuple[Mirror[Ack], Collection[str]] | None = None
         self.record: PhaseRecord | None = None
         """The phase now; None: not started."""
         self.summary = Summary(phase=Phase.WARMUP, iteration=0, iterations=self._spec.iterations, version=-1)
@@ -110,10 +105,7 @@ class PhaseDriver:
     @property
     def missing(self) -> tuple[str, ...]:
         """Members that have not acknowledged the phase yet; empty if it waits for something else."""
-        if self._waiting is None:
-            return ()
-        acks, expected = self._waiting
-        return tuple(sorted(set(expected) - acks.values.keys()))
+        return self._barriers.missing
 
     async def run(self) -> PhaseRecord:
         """Go on where etcd and the replay buffer say; the final phase's record.
@@ -128,7 +120,7 @@ class PhaseDriver:
         return await self.fail(reason)
 
     async def _drive(self) -> PhaseRecord:
-        async with Mirror(self._store, self._keys.control, Control) as control:
+        async with self._barriers, Mirror(self._store, self._keys.control, Control) as control:
             record = await self._begin(control)
             while record.phase != Phase.FAILED:
                 turn = await self._carry_out(record)
@@ -139,7 +131,10 @@ class PhaseDriver:
                 if record.phase == Phase.LOADING and control.value is not None and control.value.stop:
                     following = Phase.DONE, record.iteration
                     reason = f"stopped: {control.value.reason}" if control.value.reason else "stopped"
-                record = await self._turn(*following, turn, reason=reason)
+                before, record = record, await self._turn(*following, turn, reason=reason)
+                if before.phase == Phase.LOADING:
+                    seconds, self._phase_seconds = self._phase_seconds, {}
+                    await self._history.end_iteration(before.iteration, seconds)
         return record
 
     async def report(self, changes: Mapping[str, Any], load: Load | None) -> None:
@@ -220,24 +215,19 @@ class PhaseDriver:
             case Phase.LOADING:
                 await self._load(iteration)
             case Phase.DONE:
-                await self._wait_for_all(Phase.DONE, iteration, self._trainers)
+                await self._wait_for_trainers(Phase.DONE, iteration)
                 await self._history.flush()
         return _Turn()
 
     async def _warm_up(self, iteration: int) -> None:
         """All members come together; trainers warm up, or load their checkpoint."""
-        timeout = self._spec.deadlines.startup
-        try:
-            await self._members.wait_for(lambda members: not missing_members(self._job, members), timeout)
-        except TimeoutError:
-            missing = tuple(missing_members(self._job, self._members.values))
-            raise BarrierTimeout(
-                f"{len(missing)} members did not come up within {timeout:g} s (spec.deadlines.startup): "
-                f"{list_names(missing)}. Look at their pods' events and logs",
-                missing,
-                {},
-            ) from None
-        await self._wait_for_all(Phase.WARMUP, iteration, self._trainers)
+        await self._barriers.wait_for_members()
+        await self._wait_for_trainers(Phase.WARMUP, iteration)
+
+    async def _wait_for_trainers(self, phase: Phase, iteration: int) -> list[Ack]:
+        acks = await self._barriers.wait_for_trainers(phase, iteration)
+        self._history.note_activities(acks, self._members.values)
+        return acks
 
     async def _roll_out(self, iteration: int) -> None:
         if iteration <= self._last_recorded:
@@ -250,32 +240,23 @@ class PhaseDriver:
     async def _drain(self, iteration: int) -> None:
         """Engines give up their devices, and the answers that are complete become the batch."""
         if iteration <= self._last_recorded:
-            await self._wait_for_drained(iteration)
+            await self._barriers.wait_for_drained(iteration)
             return
         async with asyncio.TaskGroup() as tasks:
             closing = tasks.create_task(self._rollouts.close(iteration))
-            await self._wait_for_drained(iteration)
+            acks = await self._barriers.wait_for_drained(iteration)
             await self._rollouts.recall(RECALL_SECONDS)
+        self._history.note_activities(acks, self._members.values)
         metrics = closing.result()
         self._last_recorded = iteration
-        self._metrics |= metrics
+        await self._history.note_metrics(iteration, metrics)
         self.summary = add_batch(self.summary, metrics)
 
-    async def _wait_for_drained(self, iteration: int) -> None:
-        try:
-            await self._wait_for_all(Phase.DRAINING, iteration, self._sidecars, patient=True)
-        except BarrierTimeout as error:
-            present = {f"{member.role}-{member.name}" for member in self._members.values.values()}
-            if present & set(error.missing):
-                raise
-            # What does not run holds no device. The trainer of its pod waits for its successor by itself.
-            log.warning("going on without sidecars that are gone", missing=error.missing)
-
     async def _train(self, iteration: int) -> None:
-        acks = await self._wait_for_all(Phase.TRAINING, iteration, self._trainers)
-        self._trained_metrics = dict(acks[self._trainers[0]].measurements)
+        acks = await self._wait_for_trainers(Phase.TRAINING, iteration)
+        self._trained_metrics = dict(acks[0].measurements)
         self.summary = add_training(self.summary, self._trained_metrics)
-        saved = min(ack.measurements.get("checkpoint_iteration", 0.0) for ack in acks.values())
+        saved = min(ack.measurements.get("checkpoint_iteration", 0.0) for ack in acks)
         checkpoint = self._spec.checkpoint
         # An older checkpoint must do if the newest cannot be read.
         await self._history.prune(int(saved) - checkpoint.every * (checkpoint.keep - 1) + 1)
@@ -285,7 +266,7 @@ class PhaseDriver:
         async with asyncio.TaskGroup() as tasks:
             if version > self._last_trained:
                 tasks.create_task(self._buffer.mark_trained(version, self._trained_metrics))
-            await self._wait_for_all(Phase.PUBLISHING, version, self._trainers)
+            await self._wait_for_trainers(Phase.PUBLISHING, version)
         self._last_trained = max(version, self._last_trained)
         deadline = phase_deadline(self._spec, Phase.PUBLISHING)
         manifest = await observe_manifest(self._store, self._keys, version, deadline)
@@ -300,33 +281,10 @@ class PhaseDriver:
         async with asyncio.TaskGroup() as tasks:
             if not due and self._last_recorded <= version < self._spec.iterations:
                 tasks.create_task(self._rollouts.start(version + 1))
-            await self._wait_for_loaded(version)
+            acks = await self._barriers.wait_for_loaded(version)
+        self._history.note_activities(acks, self._members.values)
         if due:
             await self._evaluate(version)
-        metrics, self._metrics = self._metrics, {}
-        seconds, self._phase_seconds = self._phase_seconds, {}
-        await self._history.end_iteration(version, metrics, seconds)
-
-    async def _wait_for_loaded(self, version: int) -> None:
-        """Without stragglers at the deadline, and at once without those that failed if others have the version."""
-        expected = frozenset(self._sidecars)
-
-        def settled(acks: Mapping[str, Ack]) -> bool:
-            return expected <= acks.keys() and any(not acks[name].error for name in expected)
-
-        async with Mirror(self._store, self._keys.acks(version, Phase.LOADING), Ack) as mirror:
-            with self._waits_for(mirror, expected):
-                try:
-                    await mirror.wait_for(settled, phase_deadline(self._spec, Phase.LOADING))
-                except TimeoutError:
-                    log.warning("going on without engines that have not loaded", version=version, missing=self.missing)
-            answered = [ack for name, ack in mirror.values.items() if name in expected]
-        failed = [ack for ack in answered if ack.error]
-        for ack in failed:
-            log.warning("going on without an engine that failed", member=ack.member, version=version, error=ack.error)
-        if failed and len(failed) == len(answered):
-            raise AckError(failed[0])
-        self._history.note_activities(answered, self._members.values)
 
     async def _evaluate(self, version: int) -> None:
         started_at = time.time()
@@ -341,29 +299,6 @@ class PhaseDriver:
         self._note_own(Activity(name="evaluation", started_at=started_at, ended_at=ended_at))
         self._seconds_aside = ended_at - started_at  # it happens in Loading, but is no part of the switch
         log.info("evaluation", version=version, accuracy=round(accuracy, 4), prompts=len(samples))
-
-    async def _wait_for_all(
-        self, phase: Phase, iteration: int, expected: Sequence[str], *, patient: bool = False
-    ) -> Mapping[str, Ack]:
-        """With `patient`, a member that failed has until the deadline to answer again."""
-        deadline = phase_deadline(self._spec, phase)
-        async with Mirror(self._store, self._keys.acks(iteration, phase), Ack) as mirror:
-            with self._waits_for(mirror, expected):
-                if patient:
-                    with contextlib.suppress(TimeoutError):
-                        await mirror.wait_for(lambda acks: all_answered(acks, expected), deadline)
-                    deadline = 0.0
-                acks = await wait_for_acks(mirror, expected, deadline)
-        self._history.note_activities(acks.values(), self._members.values)
-        return acks
-
-    @contextlib.contextmanager
-    def _waits_for(self, acks: Mirror[Ack], expected: Collection[str]) -> Iterator[None]:
-        self._waiting = acks, expected
-        try:
-            yield
-        finally:
-            self._waiting = None
 
     def _note_commit(self, version: int) -> None:
         self._committed = version

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -79,6 +80,7 @@ class EngineProcess:
     ) -> None:
         await self.stop()
         await self._close_launcher()
+        shutil.rmtree(self._command.scratch_directory, ignore_errors=True)
 
     async def start(self) -> int:
         """Start a server; returns its process number at once, long before it answers requests.
@@ -147,9 +149,10 @@ class EngineProcess:
             self._writer.close()
             self._writer = None
         if self._launcher is not None:
-            try:
-                await asyncio.wait_for(self._launcher.wait(), TERM_SECONDS)
-            except TimeoutError:  # still importing, with no engine yet
+            with suppress(TimeoutError):
+                # While it imports it does not look at the channel, and has no engine.
+                await asyncio.wait_for(self._launcher.wait(), TERM_SECONDS if self._ready.is_set() else 0)
+            if self._launcher.returncode is None:
                 self._launcher.kill()
                 await self._launcher.wait()
             self._launcher = None

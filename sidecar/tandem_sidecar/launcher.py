@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ def main() -> None:
     if options.preload:
         _preload(options.preload)
     Launcher(channel, _run_forked if options.preload else _run_fresh, options.scratch).serve()
+    shutil.rmtree(options.scratch, ignore_errors=True)
 
 
 class Launcher:
@@ -65,7 +67,7 @@ class Launcher:
 
     def __init__(self, channel: socket.socket, run: Callable[[Sequence[str]], None], scratch: Path) -> None:
         self._channel = channel
-        self._lines = channel.makefile("r", encoding="utf-8")
+        self._partial = b""
         self._run = run
         self._scratch = scratch
         self._selector = selectors.DefaultSelector()
@@ -86,20 +88,19 @@ class Launcher:
                     return
 
     def _answer(self) -> bool:
-        """Carry out one request; False when the channel is closed. The peer sends one and awaits its event, so a
-        line is never left behind in the buffer."""
+        """Carry out the requests that have arrived; False when the channel is closed."""
         try:
-            line = self._lines.readline()
+            received = self._channel.recv(65536)
         except OSError:
             return False
-        if not line:
-            return False
-        request = json.loads(line)
-        if "start" in request:
-            self._start(request["start"])
-        elif self._engine is not None:
-            os.killpg(self._engine, request["signal"])  # not yet waited for, so the number is still its own
-        return True
+        *lines, self._partial = (self._partial + received).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            if "start" in request:
+                self._start(request["start"])
+            elif self._engine is not None:
+                os.killpg(self._engine, request["signal"])  # not yet waited for, so the number is still its own
+        return bool(received)
 
     def _start(self, arguments: Sequence[str]) -> None:
         if self._engine is not None:
@@ -124,7 +125,6 @@ class Launcher:
                 os._exit(1)  # the launcher died before it could be followed
             signal.set_wakeup_fd(-1)
             self._selector.close()
-            self._lines.close()
             self._channel.close()
             self._run(arguments)
             status = 0

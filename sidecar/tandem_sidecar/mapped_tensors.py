@@ -2,6 +2,8 @@
 
 import math
 import mmap
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,37 +16,69 @@ _SLICE = torch.ops.aten.slice.Tensor
 _COPY = torch.ops.aten.copy_.default
 _VIEWS = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})
 
+type _Identity = tuple[int, int, int]
+
 type PlacedBox = tuple[tuple[int, ...], torch.Tensor]
 """First index of a box in the whole tensor, and its elements."""
 
 
-def map_tensors(load_file: LoadFile, directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+class MappedFiles:
+    """Files of the trainer ranks and the checkpoint engine, mapped for reading.
+
+    They are written anew in place, version after version. A mapping is kept as long as its file is, because mapping
+    anew costs as much as copying: a page fault for each page.
+    """
+
+    def __init__(self) -> None:
+        self._mappings: dict[Path, tuple[_Identity, mmap.mmap]] = {}
+
+    def open(self, path: Path) -> mmap.mmap:
+        """The mapped file; raises OSError if it is missing."""
+        with path.open("rb") as file:
+            identity = _identity(os.fstat(file.fileno()))
+            if path not in self._mappings or self._mappings[path][0] != identity:
+                self._mappings[path] = (identity, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        return self._mappings[path][1]
+
+    def drop_replaced(self) -> None:
+        """Let go of files that exist no more under their name: their memory would not be freed."""
+        for path, (identity, _) in list(self._mappings.items()):
+            try:
+                kept = _identity(path.stat()) == identity
+            except FileNotFoundError:
+                kept = False
+            if not kept:
+                del self._mappings[path]
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def map_tensors(load_file: LoadFile, directory: Path, files: MappedFiles) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the name and the tensor, in its full shape, of all tensors of a load file in `directory`.
 
     The tensors must not be written to. Raises OSError if a file is missing.
     """
-    files: dict[int, mmap.mmap] = {}
+    mappings: dict[int, mmap.mmap] = {}
     for name, tensor in load_file.tensors.items():
         dtype = getattr(torch, TORCH_DTYPES[tensor.dtype])
         boxes: list[PlacedBox] = []
         for box in tensor.boxes:
-            if box.file not in files:
-                files[box.file] = _map_file(directory / load_file.files[box.file])
-            boxes.append((box.start, _box_tensor(files[box.file], box, dtype)))
+            if box.file not in mappings:
+                mappings[box.file] = files.open(directory / load_file.files[box.file])
+            boxes.append((box.start, _box_tensor(mappings[box.file], box, dtype)))
         if len(boxes) == 1 and boxes[0][1].shape == tensor.shape:
             yield name, boxes[0][1]
         else:
             yield name, BoxedTensor(name, tensor.shape, dtype, boxes)
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        # A private mapping, because torch takes writable memory only; nothing is ever written to it.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-
-
 def _box_tensor(file: mmap.mmap, box: LoadedBox, dtype: torch.dtype) -> torch.Tensor:
-    return torch.frombuffer(file, dtype=dtype, count=math.prod(box.shape), offset=box.offset).view(box.shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        flat = torch.frombuffer(file, dtype=dtype, count=math.prod(box.shape), offset=box.offset)
+    return flat.view(box.shape)
 
 
 class BoxedTensor(torch.Tensor):
@@ -100,7 +134,7 @@ class BoxedTensor(torch.Tensor):
 
     def assembled(self) -> torch.Tensor:
         """An ordinary tensor with the same elements."""
-        whole = torch.empty(tuple(self.shape), dtype=self.dtype)
+        whole = torch.empty(tuple(self.shape), dtype=self.dtype, device="cpu")
         self.copy_into(whole)
         return whole
 

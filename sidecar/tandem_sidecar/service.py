@@ -167,7 +167,8 @@ class Service:
             case Stop():
                 await self.engine.stop()
             case Load(commit):
-                await self._load(commit)
+                # Read anew: the trainer may have published again since the watch told of this commit.
+                await self._load(await self._store.get(self._keys.newest_commit, Commit) or commit)
             case Acknowledge(record):
                 await self._acknowledge(record)
 

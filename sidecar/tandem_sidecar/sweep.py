@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only read and removed from
-_SEGMENT_PREFIXES = ("psm_", "sem.mp-", "sem.loky-")
-"""multiprocessing's shared memory, and its semaphores."""
+_SEGMENT_PREFIXES = ("psm_", "sem.mp-", "vllm_dist_")
+"""multiprocessing's shared memory and semaphores, and what vLLM's tensor-parallel workers on CPUs share."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Segment:
 
 
 def plan_sweep(segments: Iterable[Segment], mapped: Collection[str], owner: int, started_at: float) -> list[str]:
-    """The segments an ended engine left: of multiprocessing, by our own user, made since the engine was started,
-    and mapped by no process that lives. A killed engine cannot say which ones were its own."""
+    """The segments an ended engine left: of multiprocessing or vLLM, by our own user, made since the engine was
+    started, and mapped by no process that lives. A killed engine cannot say which ones were its own."""
     return [
         segment.name
         for segment in segments

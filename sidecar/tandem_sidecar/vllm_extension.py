@@ -17,12 +17,12 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from tandem_sidecar.mapped_tensors import map_tensors
+from tandem_sidecar.mapped_tensors import MappedFiles, map_tensors
+from tandem_sidecar.packed_weights import pack_experts_on_every_load, repack_tied_output_layers
 
 BACKEND = "tandem"
 """Name of the backend in --weight-transfer-config."""
@@ -57,6 +57,10 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
     update_info_cls = TandemUpdateInfo
     supports_draft_weight_update = False
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._files = MappedFiles()
+
     def init_transfer_engine(self, init_info: TandemInitInfo) -> None:
         """Nothing to connect to."""
 
@@ -65,6 +69,7 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
         self._started = time.perf_counter()
         self._loaded: set[str] = set()
         self._expected = {name for name, _ in self.model.named_parameters()}
+        pack_experts_on_every_load(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -77,23 +82,26 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
         """Give every tensor of the load file to the model's loader; raises what the loader raises."""
         path = Path(update_info.path)
         load_file = LoadFile.model_validate_json(path.read_bytes())
-        self._loaded |= set(self.model.load_weights(map_tensors(load_file, path.parent)) or ())
+        self._loaded |= set(self.model.load_weights(map_tensors(load_file, path.parent, self._files)) or ())
 
     def finish_weight_update(self) -> None:
         """Finish the layers that wait for it; raises WeightLoadError if parameters were left without new weights."""
         incomplete = [*sorted(self._expected - self._loaded), *_partly_loaded_layers(self.model)]
-        if incomplete:
+        # A quantised engine has scales that no checkpoint of the trainer's holds, and makes them itself.
+        if incomplete and self.model_config.quantization is None:
             raise WeightLoadError(
                 f"the version has no weights, or not all, for {', '.join(incomplete[:8])}"
                 f"{f' and {len(incomplete) - 8} more' if len(incomplete) > 8 else ''}: trainer and engine do not have "
                 "the same model; restart the engine"
             )
         finalize_layerwise_reload(self.model, self.model_config)
-        _repack_tied_output_layers(self.model)
+        repack_tied_output_layers(self.model)
+        self._files.drop_replaced()
         self.load_seconds = time.perf_counter() - self._started
 
     def shutdown(self) -> None:
-        """Nothing to release: files are mapped only during an update."""
+        """Let go of the files."""
+        self._files = MappedFiles()
 
 
 class TandemWorkerExtension:
@@ -119,22 +127,6 @@ def _partly_loaded_layers(model: torch.nn.Module) -> list[str]:
         ):
             partly.append(f"{name} ({info.load_numel} of {info.load_numel_total} elements)")
     return partly
-
-
-def _repack_tied_output_layers(model: torch.nn.Module) -> None:
-    """Renew the packed copy of the embedding that a tied output layer multiplies with on CPUs.
-
-    The layerwise reload renews it only for layers that were loaded themselves: a tied output layer was not, and
-    would go on with the previous version without any error.
-    """
-    embeddings = {
-        id(layer.weight)
-        for layer in model.modules()
-        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead)
-    }
-    for layer in model.modules():
-        if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear") and id(layer.weight) in embeddings:
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

@@ -35,6 +35,8 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
     output = Path(case["output"])
     output.mkdir(parents=True, exist_ok=True)
     first, second = (TrainingBatch.decode(Path(path).read_bytes()) for path in case["batches"])
+    if case.get("warmup"):
+        return {run: warm_up(case, output, run, first, ports) for run in ("whole", "resumed")}
     trainer = start(case, str(output / "checkpoints"), ports)
     result: dict[str, Any] = {"started_at": trainer.trained}
     trainer.export_hugging_face(output / "initial")
@@ -58,6 +60,24 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
     if case.get("damage"):
         damage_newest(output / "checkpoints" / "state")
         result["damaged"] = resume(case, str(output / "checkpoints"), second, output, ports, force_offload=True)
+    return result
+
+
+def warm_up(case: dict[str, Any], output: Path, run: str, batch: TrainingBatch, ports: Any) -> dict[str, Any]:
+    """The first run saves after step 11 and goes on; the second starts from there."""
+    trainer = start(case, str(output / "checkpoints"), ports)
+    losses: dict[int, float] = {}
+
+    def on_step(step: int, loss: float) -> None:
+        losses[step] = loss
+        if run == "whole" and step == 11:
+            trainer.save_checkpoint()
+
+    first_step = trainer.warmup_step
+    metrics = trainer.warmup(lambda step: batch, on_step)
+    trainer.export_hugging_face(output / run)
+    result = {"first_step": first_step, "losses": losses, "metrics": metrics, "trained": trainer.trained}
+    trainer.close()
     return result
 
 

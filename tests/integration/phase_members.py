@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -63,6 +64,10 @@ class Members:
     incarnations: dict[int, str] = field(default_factory=dict)
     """Rank -> the incarnation in its manifest parts, if it is not "first"."""
     engine_url: str = "http://127.0.0.1:9"
+    on_drain: Callable[[int], Awaitable[None]] | None = None
+    """What sidecars do before they acknowledge Draining; gets the iteration."""
+    on_load: Callable[[int], Awaitable[None]] | None = None
+    """What sidecars do before they serve; gets the version."""
     _stopped: tuple[Phase, int] | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -96,6 +101,13 @@ class Members:
         """Acknowledge again; what was not is made good when the phase's record is written anew."""
         self._stopped = None
 
+    async def acknowledge_again(self) -> None:
+        """Ranks acknowledge the phase that they did not, as after `go_on`."""
+        record = await self.store.get(self.keys.phase, PhaseRecord)
+        assert record is not None
+        for rank in range(self.job.spec.hybrid.world_size):
+            await self._acknowledge(f"trainer-{rank}", record, loss=0.5)
+
     async def _trainer(self, rank: int) -> None:
         trained = -1
         mine = self.trained.setdefault(rank, [])
@@ -127,6 +139,9 @@ class Members:
                 if record.phase in (Phase.DRAINING, Phase.LOADING):
                     serving = record.phase == Phase.LOADING
                     state = EngineState.SERVING if serving else EngineState.RELEASED
+                    action = self.on_load if serving else self.on_drain
+                    if action is not None:
+                        await action(record.iteration)
                     version = record.version if serving else -1
                     await membership.update(engine=EngineStatus(url=self.engine_url, state=state, version=version))
                     await self._acknowledge(f"sidecar-{pod}", record)

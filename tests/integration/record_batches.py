@@ -15,6 +15,7 @@ from tandem_rollout.storage.replay_buffer import ReplayBuffer
 from tandem_rollout.trajectory import FinishReason, Group, Score, ScoredSample, Segment, Trajectory, VersionSpan
 
 GROUPS, GROUP_SIZE, IN_BATCH = 4, 2, 3
+BATCH_BYTES = 2_000_000  # large, so that most kills fall into the transaction that records it
 
 
 def answer(trajectory: Trajectory, iteration: int) -> ScoredSample:
@@ -52,7 +53,8 @@ async def record(url: str, log: Any) -> None:
             await finish(buffer, created, iteration)
             note(log, saved=[group.id for group in created])
             scored = (await buffer.scored_groups())[:IN_BATCH]
-            data = json.dumps([group.id for group in scored]).encode() + os.urandom(50_000)
+            data = json.dumps([group.id for group in scored]).encode() + os.urandom(BATCH_BYTES)
+            note(log, recording=iteration)
             given_out = await buffer.record_batch(iteration, data, scored)
             note(log, iteration=iteration, digest=hashlib.sha256(given_out).hexdigest())
             await buffer.mark_trained(iteration, {"loss": 1.0})

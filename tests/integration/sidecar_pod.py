@@ -27,7 +27,6 @@ from tandem_core.job import RLJob, dump_job, parse_job
 from tandem_core.phases import Phase
 from tandem_core.weights.manifest import Commit, ManifestPart, TensorSlice
 from tandem_sidecar.engine_arguments import build_engine_command
-from tandem_sidecar.sweep import observe_mapped, observe_segments, plan_sweep
 
 TOKEN = "a-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -53,6 +52,29 @@ def make_job(*overrides: str) -> RLJob:
     return parse_job(JOB, overrides=[f"spec.{override}" for override in overrides])
 
 
+@dataclass(frozen=True)
+class Belongings:
+    """What a launcher and its engine hold."""
+
+    processes: tuple[psutil.Process, ...]
+    """The launcher first."""
+    segments: frozenset[Path]
+    """In /dev/shm."""
+    scratch: Path
+
+    def remains(self) -> list[str]:
+        """What of it is still there."""
+        processes = [str(process.pid) for process in self.processes if _lives(process)]
+        return processes + [str(path) for path in (*self.segments, *self.scratch.glob("*")) if path.exists()]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class SidecarPod:
     """One pod's addresses and directories, and its checkpoint engine as a process."""
@@ -65,7 +87,6 @@ class SidecarPod:
     role: Role = Role.SIDECAR
     process: subprocess.Popen[bytes] | None = None
     environment: PodEnvironment = field(init=False)
-    started_at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -100,8 +121,10 @@ class SidecarPod:
         self.start()
         try:
             yield self
+            belongings = self.observe_belongings()
             status = self.end(signal.SIGTERM)
             assert status == 0, f"the checkpoint engine ended with {status} after SIGTERM"
+            assert belongings.remains() == []
         finally:
             if self.process is not None and self.process.poll() is None:
                 self.process.kill()
@@ -127,16 +150,18 @@ class SidecarPod:
         self.process.send_signal(number)
         return self.process.wait(60)
 
-    def remains(self) -> list[str]:
-        """What is left of engines: processes that mention the pod's directory, files in their scratch directory,
-        semaphores and segments that nobody maps."""
+    def observe_belongings(self) -> "Belongings":
+        """What there is of the pod's launcher and engine now."""
+        assert self.process is not None
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        segments = {
+            Path(name)
+            for process in processes
+            for name in (Path(f"/proc/{process.pid}/maps").read_text().split())
+            if name.startswith("/dev/shm/")
+        }
         command = build_engine_command(self.job, self.environment, self.directory / "model", self.role)
-        processes = []
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            if process.pid != os.getpid() and str(self.directory) in " ".join(process.info["cmdline"] or []):
-                processes.append(f"process {process.pid}")
-        files = [str(path) for path in command.scratch_directory.glob("*")]
-        return processes + files + plan_sweep(observe_segments(), observe_mapped(), os.getuid(), self.started_at)
+        return Belongings(tuple(processes), frozenset(segments), command.scratch_directory)
 
     def log(self) -> str:
         """The end of its log, for failures."""

@@ -27,6 +27,19 @@ from tests.integration.sidecar_pod import (
     wait_until_up,
 )
 
+GUARDED = (
+    ("GET", "/metrics"),
+    ("GET", "/ping"),
+    ("GET", "/v1/models"),
+    ("GET", "/weight_info"),
+    ("POST", "/collective_rpc"),
+    ("POST", "/inference/v1/generate"),
+    ("POST", "/invocations"),
+    ("POST", "/pause"),
+    ("POST", "/tandem/gate"),
+)
+"""Some of vLLM's endpoints, and the gate's."""
+
 
 @pytest.fixture(scope="module")
 def pod(tmp_path_factory: pytest.TempPathFactory, etcd_endpoint: str) -> Iterator[SidecarPod]:
@@ -56,12 +69,7 @@ async def test_it_is_healthy_at_once_and_its_engine_follows(pod: SidecarPod, sto
 async def test_vllm_wants_the_token_everywhere_but_at_health(pod: SidecarPod) -> None:
     async with httpx.AsyncClient(base_url=pod.engine_url) as client:
         assert (await client.get("/health")).status_code == 200
-        for method, path in (
-            ("GET", "/weight_info"),
-            ("GET", "/metrics"),
-            ("POST", "/pause"),
-            ("POST", "/v1/completions"),
-        ):
+        for method, path in GUARDED:
             assert (await client.request(method, path)).status_code == 401, path
             wrong = await client.request(method, path, headers={"Authorization": "Bearer another"})
             assert wrong.status_code == 401, path
@@ -105,22 +113,20 @@ async def test_a_pause_hands_back_partial_answers(pod: SidecarPod) -> None:
 
 
 async def test_stop_leaves_nothing_and_a_start_takes_seconds(pod: SidecarPod) -> None:
+    belongings = pod.observe_belongings()
+    launcher, *engine = belongings.processes
+    assert len(engine) >= 2, "there was nothing to leave behind"
     async with httpx.AsyncClient(base_url=pod.url, headers=HEADERS, timeout=60) as client:
-        before = (await client.get("/v1/status")).json()["engine_pid"]
         started = time.monotonic()
         await client.post("/v1/engine/stop")
         stopped = time.monotonic()
-        assert not psutil.pid_exists(before)
-        remains = pod.remains()
-        assert [item for item in remains if not item.startswith("process")] == []
-        engines = [item for item in remains if item != f"process {launcher(pod).pid}"]
-        assert engines == []
+        assert belongings.remains() == [str(launcher.pid)], "the launcher forks the next one"
         restarted = time.monotonic()
         answer = (await client.post("/v1/engine/start")).json()
     print(f"stop took {stopped - started:.2f} s, start {time.monotonic() - restarted:.2f} s")
     assert answer["engine"]["state"] == "idle"
     assert answer["engine"]["restarts"] == 0
-    assert answer["engine_pid"] != before
+    assert answer["engine_pid"] not in [process.pid for process in engine]
 
 
 async def test_an_engine_that_is_killed_comes_back(pod: SidecarPod, store: Store) -> None:
@@ -149,24 +155,21 @@ async def test_an_engine_whose_core_is_killed_comes_back(pod: SidecarPod, store:
 
 
 async def test_an_engine_outlives_neither_its_launcher(pod: SidecarPod, store: Store) -> None:
-    async with httpx.AsyncClient(base_url=pod.url, headers=HEADERS) as client:
-        engine = psutil.Process((await client.get("/v1/status")).json()["engine_pid"])
-    family = [engine, *engine.children(recursive=True)]
-    launcher(pod).kill()
-    await wait_until(lambda: not any(process.is_running() for process in family), 30)
-    await Trainer(store, pod).member(
+    belongings = pod.observe_belongings()
+    belongings.processes[0].kill()
+    member = await Trainer(store, pod).member(
         lambda member: member.engine.restarts == 3 and member.engine.state is EngineState.IDLE
     )
+    assert member.engine.version == -1
+    assert not any(str(process.pid) in belongings.remains() for process in belongings.processes)
 
 
 async def test_nor_a_checkpoint_engine_that_is_killed(pod: SidecarPod) -> None:
-    assert pod.process is not None
-    remains = pod.remains()
-    assert len([item for item in remains if item.startswith("process")]) >= 2, "there was nothing to leave behind"
-    pod.process.kill()
-    pod.process.wait(30)
+    belongings = pod.observe_belongings()
+    assert len(belongings.processes) >= 3, "there was nothing to leave behind"
+    pod.end(signal.SIGKILL)
     started = time.monotonic()
-    await wait_until(lambda: not pod.remains(), 30)
+    await wait_until(lambda: not belongings.remains(), 30)
     print(f"gone after {time.monotonic() - started:.2f} s")
 
 
@@ -182,16 +185,11 @@ async def test_what_a_killed_pod_left_is_removed_by_the_next(pod: SidecarPod, st
     await wait_until_up(pod.url, "/readyz")
     await wait_until(lambda: not left.is_running() or left.status() == psutil.STATUS_ZOMBIE, 30)
     await wait_until(lambda: not segment.exists(), 30)
+    belongings = pod.observe_belongings()
     assert pod.end(signal.SIGTERM) == 0
-    assert pod.remains() == []
+    assert belongings.remains() == []
+    assert not belongings.scratch.exists()
     assert await store.get(Trainer(store, pod).keys.member(pod.role, pod.environment.pod_name), Member) is None
-
-
-def launcher(pod: SidecarPod) -> psutil.Process:
-    """The process that forks engines."""
-    assert pod.process is not None
-    (found,) = psutil.Process(pod.process.pid).children()
-    return found
 
 
 def sleeper() -> psutil.Process:

@@ -165,7 +165,9 @@ async def test_a_job_runs_through_its_phases(store: Store, keys: JobKeys, buffer
     assert (summary.accuracy_before, summary.accuracy, summary.reward, summary.samples) == (1.0, 1.0, 1.0, 12)
     history = await buffer.iterations()
     assert [each.iteration for each in history] == [0, 1, 2, 3]
-    assert set(history[2].phase_seconds) == set(ITERATION)
+    assert set(history[0].phase_seconds) == {Phase.WARMUP, Phase.PUBLISHING, Phase.LOADING}
+    assert [set(each.phase_seconds) for each in history[1:]] == [set(ITERATION)] * 3
+    assert history[2].metrics["reward"] == 1.0
     assert history[2].metrics["loss"] == 0.5
     assert {each.pod for each in await buffer.activities()} == {"sums-hybrid-0", "sums-hybrid-1", "master"}
 
@@ -244,9 +246,9 @@ async def test_lost_answers_are_generated_again(store: Store, keys: JobKeys, buf
 
 async def test_the_deadline_names_the_rank_that_is_missing(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
     job = build_job("spec.deadlines.training=0.5")
-    async with Members(store, keys, job, buffer, silent={("trainer-1", Phase.TRAINING)}):
-        async with start_master(store, keys, job, buffer) as master:
-            record = await asyncio.wait_for(master.driver.run(), 30)
+    silent = {("trainer-1", Phase.TRAINING)}
+    async with Members(store, keys, job, buffer, silent=silent), start_master(store, keys, job, buffer) as master:
+        record = await asyncio.wait_for(master.driver.run(), 30)
     assert record.phase == Phase.FAILED
     assert "trainer-1" in record.reason
     assert "trainer-0" not in record.reason
@@ -285,17 +287,17 @@ async def test_parts_of_two_starts_of_the_trainer_are_not_committed(
     store: Store, keys: JobKeys, buffer: ReplayBuffer
 ) -> None:
     job = build_job("spec.iterations=1")
-    async with Members(store, keys, job, buffer, incarnations={1: "second"}) as members:
-        async with start_master(store, keys, job, buffer) as master:
-            running = asyncio.create_task(master.driver.run())
-            async with Mirror(store, keys.acks(0, Phase.PUBLISHING), Ack) as acks:
-                await acks.wait_for(lambda values: len(values) == 2, 10)
-            done, _ = await asyncio.wait([running], timeout=0.3)
-            assert not done
-            assert await store.get(keys.newest_commit, Commit) is None
-            members.incarnations.clear()
-            await store.put(keys.manifest_part(0, 1), build_part(0, 1, 2))
-            record = await asyncio.wait_for(running, 30)
+    members = Members(store, keys, job, buffer, incarnations={1: "second"})
+    async with members, start_master(store, keys, job, buffer) as master:
+        running = asyncio.create_task(master.driver.run())
+        async with Mirror(store, keys.acks(0, Phase.PUBLISHING), Ack) as acks:
+            await acks.wait_for(lambda values: len(values) == 2, 10)
+        done, _ = await asyncio.wait([running], timeout=0.3)
+        assert not done
+        assert await store.get(keys.newest_commit, Commit) is None
+        members.incarnations.clear()
+        await store.put(keys.manifest_part(0, 1), build_part(0, 1, 2))
+        record = await asyncio.wait_for(running, 30)
     assert record.phase == Phase.DONE
 
 

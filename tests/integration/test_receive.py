@@ -19,7 +19,7 @@ from tandem_core.weights.layout import LoadFile, align
 from tandem_core.weights.manifest import Commit, ManifestPart, TensorSlice
 from tandem_core.weights.merge import ManifestError
 from tandem_sidecar.api import Presence, build_api
-from tandem_sidecar.mapped_tensors import BoxedTensor, map_tensors
+from tandem_sidecar.mapped_tensors import BoxedTensor, MappedFiles, map_tensors
 from tandem_sidecar.receive import ReceivedVersion, WeightVerificationError, receive_version
 from tandem_sidecar.transport import TransferError
 
@@ -63,6 +63,7 @@ def _serve(pod: Pod) -> tuple[uvicorn.Server, threading.Thread]:
 
     server = uvicorn.Server(uvicorn.Config(counting, host="127.0.0.1", port=0, log_level="warning"))
     listening = server.config.bind_socket()
+    listening.listen()  # requests may come before the thread runs
     pod.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -144,7 +145,7 @@ async def receive(pod: Pod, parts: list[ManifestPart], tensors: Tensors, token: 
 
 def loaded(received: ReceivedVersion) -> dict[str, torch.Tensor]:
     load_file = LoadFile.model_validate_json(received.load_file.read_bytes())
-    return dict(map_tensors(load_file, received.load_file.parent))
+    return dict(map_tensors(load_file, received.load_file.parent, MappedFiles()))
 
 
 def assert_loaded(received: ReceivedVersion, tensors: Tensors) -> None:

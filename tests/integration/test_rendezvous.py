@@ -13,7 +13,10 @@ import pytest
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.records import PhaseRecord
 from tandem_core.coordination.store import Store
+from tandem_core.job import load_job
 from tandem_core.phases import Phase
+
+JOB = Path(__file__).parents[2] / "examples" / "addition.yaml"
 
 # Each rank writes its process id, meets the others in a collective, and holds that until the file `finish` is there.
 RANK_PROGRAM = """
@@ -53,6 +56,7 @@ class Agents:
             *(str(self._program), str(self.directory)),
         ]
         environment = os.environ | {
+            "TANDEM_JOB_FILE": str(JOB),
             "TANDEM_ETCD_ENDPOINTS": self._endpoint,
             "TANDEM_POD_NAME": f"pod-{pod}",
             "OMP_NUM_THREADS": "1",
@@ -123,7 +127,8 @@ async def test_pods_that_come_back_to_a_finished_job_end_at_once(agents: Agents,
     agents.start(1)
     for agent in list(agents.running.values()):
         assert agent.wait(90) == 0, agents.logs()
-    done = PhaseRecord(iteration=1, phase=Phase.DONE, version=1, token=1, started_at=0.0)
+    last = load_job(JOB).spec.iterations
+    done = PhaseRecord(iteration=last, phase=Phase.DONE, version=last, token=1, started_at=0.0)
     await store.put(keys.phase, done)
 
     late = agents.start(1)

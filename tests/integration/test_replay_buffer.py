@@ -243,7 +243,7 @@ async def test_nothing_is_lost_or_used_twice_when_the_master_is_killed(
     log.touch()
     dice = random.Random(5)
     for _ in range(6):
-        _run_and_kill(url, log, after_lines=dice.randint(4, 16), pause=dice.uniform(0, 0.02))
+        _run_and_kill(url, log, after_lines=dice.randint(6, 18), pause=dice.uniform(0, 0.015))
     # The last line may be cut off by the kill.
     notes = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
     saved = {group for each in notes for group in each.get("saved", [])}
@@ -270,15 +270,16 @@ async def test_nothing_is_lost_or_used_twice_when_the_master_is_killed(
 
 
 def _run_and_kill(url: str, log: Path, *, after_lines: int, pause: float) -> None:
+    """Start the writer and kill it while it records a batch, or just after."""
     before = len(log.read_text().splitlines())
     process = subprocess.Popen([sys.executable, str(WRITER), url, str(log)])
     try:
         deadline = time.monotonic() + 60
-        while len(log.read_text().splitlines()) < before + after_lines:
+        while len(lines := log.read_text().splitlines()) < before + after_lines or "recording" not in lines[-1]:
             assert process.poll() is None, "the writer ended by itself"
             assert time.monotonic() < deadline, "the writer is too slow"
-            time.sleep(0.002)
-        time.sleep(pause)  # so that the kill falls anywhere in its loop
+            time.sleep(0.0005)
+        time.sleep(pause)  # so that the kill falls anywhere in the transaction
     finally:
         process.kill()
         process.wait(10)

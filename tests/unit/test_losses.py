@@ -19,7 +19,9 @@ from tandem_trainer.losses import (
 TAU = 0.3
 
 
-def make_inputs(logits: torch.Tensor, reference: torch.Tensor, advantages: list[float], **changes: object) -> LossInputs:
+def make_inputs(
+    logits: torch.Tensor, reference: torch.Tensor, advantages: list[float], **changes: object
+) -> LossInputs:
     """Two groups' worth of positions: 4 answers of 3, 1, 2 and 2 learnt tokens, and one position not learnt from."""
     sequences = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3])
     mask = torch.tensor([1, 1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)

@@ -97,12 +97,10 @@ AT_30 = Position(trained=30, saved=20, published=30)
             DONE, replace(AT_30, saved=30, exported=30, acknowledged=DONE), STAYS, Action(Step.EXIT), id="done exits"
         ),
         pytest.param(DONE, replace(AT_30, offloaded=True), TAKES_TURNS, Action(Step.LOAD_BACK), id="needs the weights"),
-        pytest.param(phase(Phase.DONE, 8, version=7), PUBLISHED_7, STAYS, Action(Step.SAVE), id="stopped in Rollout"),
-        pytest.param(phase(Phase.DONE, 7, version=6), AT_7, STAYS, Action(Step.SAVE), id="stopped while training"),
     ],
 )
 def test_plan(phase: PhaseRecord | None, position: Position, policy: Policy, expected: Action) -> None:
-    assert plan_action(phase, position, policy, engine_released=False) == expected
+    assert plan_action(phase, position, policy) == expected
 
 
 def test_memory_comes_back_as_soon_as_the_own_engine_released_it() -> None:
@@ -110,9 +108,26 @@ def test_memory_comes_back_as_soon_as_the_own_engine_released_it() -> None:
     assert plan_action(DRAINING, offloaded, TAKES_TURNS, engine_released=True) == Action(Step.LOAD_BACK)
 
 
+STOPPED = phase(Phase.DONE, 7)
+
+
+@pytest.mark.parametrize(
+    ("position", "stop_wanted", "expected"),
+    [
+        pytest.param(PUBLISHED_7, True, Step.SAVE, id="saves although no checkpoint is due"),
+        pytest.param(replace(PUBLISHED_7, saved=7, exported=7), True, Step.ACKNOWLEDGE, id="tells"),
+        pytest.param(replace(PUBLISHED_7, saved=7, exported=7, acknowledged=STOPPED), True, Step.EXIT, id="ends"),
+        pytest.param(replace(PUBLISHED_7, saved=7, acknowledged=STOPPED), False, Step.EXIT, id="ends, late"),
+        pytest.param(Position(trained=7, saved=7), False, Step.WAIT, id="is resumed, and waits for the master"),
+    ],
+)
+def test_a_job_that_is_stopped_early(position: Position, stop_wanted: bool, expected: Step) -> None:
+    assert plan_action(STOPPED, position, STAYS, stop_wanted=stop_wanted).step is expected
+
+
 def test_a_checkpoint_newer_than_the_master_is_refused() -> None:
     with pytest.raises(TrainerAhead, match=r"checkpoint has iteration 20 .* Rollout of iteration 8"):
-        plan_action(ROLLOUT, Position(trained=20, saved=20), STAYS, engine_released=False)
+        plan_action(ROLLOUT, Position(trained=20, saved=20), STAYS)
 
 
 COLLECTIVE = (Step.WARM_UP, Step.TRAIN, Step.SAVE, Step.EXPORT)

@@ -3,11 +3,11 @@
 import os
 import sys
 import uuid
+from pathlib import Path
 
 import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import new_member
-from tandem_core.coordination.mirror import MirrorFailed
 from tandem_core.coordination.records import Ack, Role
 from tandem_core.coordination.store import EtcdUnreachable
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, PodEnvironment
@@ -15,7 +15,7 @@ from tandem_core.errors import TandemError
 from tandem_core.job import RLJob, load_job
 from tandem_core.model_files import prepare_model
 
-from tandem_trainer.coordination_thread import Coordination
+from tandem_trainer.coordination_thread import Coordination, CoordinationLost
 
 log = structlog.get_logger()
 
@@ -55,19 +55,20 @@ def main() -> int:
     try:
         with Coordination(environment.etcd_endpoints, keys, member, follow_engine=follow_engine) as coordination:
             try:
-                return _follow_phases(environment, job, coordination)
-            except (EtcdUnreachable, MirrorFailed):
+                model_dir = prepare_model(job.spec.model, environment.model_dir)
+                return _follow_phases(environment, job, model_dir, coordination)
+            except (EtcdUnreachable, CoordinationLost):
                 raise
             except TandemError as error:
                 log.error("cannot go on", error=str(error))
                 _acknowledge_failure(job, coordination, str(error))
                 return USER_ERROR_EXIT_CODE
-    except (EtcdUnreachable, MirrorFailed) as error:
+    except (EtcdUnreachable, CoordinationLost) as error:
         log.error("lost etcd, starting again", error=str(error))
         return 1
 
 
-def _follow_phases(environment: PodEnvironment, job: RLJob, coordination: Coordination) -> int:
+def _follow_phases(environment: PodEnvironment, job: RLJob, model_dir: Path, coordination: Coordination) -> int:
     # Megatron takes seconds to import; the rank is a member of the job meanwhile.
     from torch import distributed
 
@@ -78,9 +79,9 @@ def _follow_phases(environment: PodEnvironment, job: RLJob, coordination: Coordi
     from tandem_trainer.trainer import Trainer
 
     spec = job.spec
-    model_dir = prepare_model(spec.model, environment.model_dir)
     if spec.hybrid.device == "gpu" and spec.hybrid.inference.release != "none":
-        coordination.wait_for_devices(spec.deadlines.startup + spec.deadlines.rollout + spec.deadlines.loading)
+        # After a loss the engines of other pods may be in the middle of a rollout phase.
+        coordination.wait_for_devices(spec.deadlines.loading + spec.deadlines.rollout + spec.deadlines.draining)
     trainer = Trainer(job, model_dir, environment.checkpoint_dir)
     boxes = [Box.of(owned) for owned in trainer.owned_slices()]
     incarnation, identities = [uuid.uuid4().hex], [frozenset[int]()] * trainer.world_size

@@ -34,7 +34,6 @@ class Architecture:
     rope_theta: float
     rope_scaling_factor: float | None
     """Factor of Llama 3's scaling of the rotary embedding; None without scaling."""
-    initializer_range: float
     tied_embeddings: bool
     query_key_norm: bool
     query_key_value_bias: bool
@@ -67,7 +66,6 @@ class Architecture:
             norm_epsilon=config["rms_norm_eps"],
             rope_theta=theta,
             rope_scaling_factor=scaling,
-            initializer_range=config.get("initializer_range", 0.02),
             tied_embeddings=config.get("tie_word_embeddings", False),
             query_key_norm=kind in ("qwen3", "qwen3_moe"),
             query_key_value_bias=kind == "qwen2",

@@ -1,6 +1,7 @@
 """The job's etcd keys as a training thread sees them: observed without waiting, waited for with a deadline."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,8 +15,9 @@ import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Ack, EngineState, Member, PhaseRecord, Record, Role
+from tandem_core.coordination.records import Ack, Control, EngineState, Member, PhaseRecord, Record, Role
 from tandem_core.coordination.store import PATIENCE_SECONDS, Store
+from tandem_core.errors import TandemError
 from tandem_core.phases import Phase
 
 from tandem_trainer.event_loop_thread import EventLoopThread
@@ -29,6 +31,14 @@ STOP_SECONDS = 20.0
 STOP_EXIT_CODE = 128 + signal.SIGTERM
 
 
+class CoordinationLost(TandemError):
+    """etcd refuses the watches, or holds what cannot be read."""
+
+
+class DevicesHeld(TandemError):
+    """Engines did not give up devices in time."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """What a rank acts on."""
@@ -36,6 +46,8 @@ class Observed:
     phase: PhaseRecord | None
     engine_released: bool
     """Whether the engine of this rank's own pod has acknowledged Draining in the present iteration."""
+    stop_wanted: bool
+    """Whether the job is to end early."""
     master_url: str
     """http://address:port of the master; empty: none is there."""
     stopping: bool
@@ -54,9 +66,11 @@ class Coordination:
         self._thread = EventLoopThread("coordination")
         self._phases = Mirror(self.store, keys.phase, PhaseRecord)
         self._masters = Mirror(self.store, f"{keys.members}{Role.MASTER}/", Member)
+        self._control = Mirror(self.store, keys.control, Control)
+        self._engine: Mirror[Ack] | None = None
+        self._followed: tuple[Mirror[Any], ...] = (self._phases, self._masters, self._control)
         self._changed = asyncio.Event()
         self._leave = asyncio.Event()
-        self._released_iteration = -1
         self._stopping = False
         self._serving: Future[None] | None = None
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -65,7 +79,7 @@ class Coordination:
         self._thread.start()
         entered: Future[None] = Future()
         self._serving = asyncio.run_coroutine_threadsafe(self._serve(entered), self._thread.loop)
-        self._serving.add_done_callback(lambda serving: _pass_on_failure(serving, entered))
+        self._serving.add_done_callback(lambda serving: self._ended(serving, entered))
         entered.result(CALL_SECONDS)
         self._listen_for_signals()
         return self
@@ -79,18 +93,20 @@ class Coordination:
         self._thread.__exit__(kind, error, trace)
         if self._wakeup is not None:
             signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for end in self._wakeup:
                 end.close()
 
     def observe(self) -> Observed:
-        """The present state. Raises what ended the watches, if they ended."""
+        """The present state; raises CoordinationLost if it is no longer kept current."""
         if self._serving is not None and self._serving.done():
-            self._serving.result()
-        phase = self._phases.value
+            error = self._serving.exception()
+            raise CoordinationLost(f"the job's keys in etcd can no longer be followed: {_reason(error)}") from error
         masters = sorted(self._masters.values.values(), key=lambda master: master.started_at)
         return Observed(
-            phase=phase,
-            engine_released=phase is not None and self._released_iteration == phase.iteration,
+            phase=self._phases.value,
+            engine_released=self._engine is not None and _succeeded(self._engine.values),
+            stop_wanted=self._control.value is not None and self._control.value.stop,
             master_url=masters[-1].url if masters else "",
             stopping=self._stopping,
         )
@@ -106,9 +122,9 @@ class Coordination:
         )
 
     def wait_for_devices(self, timeout_seconds: float) -> None:
-        """Return as soon as no engine of the job holds devices: by the phase, or because all have released them.
+        """Return as soon as no engine of the hybrid pods holds devices; raises DevicesHeld, which names those that do.
 
-        All ranks wait for the same thing, for they start together. Raises TimeoutError.
+        All ranks wait for the same thing, for they start together.
         """
         self.call(self._wait_for_devices(timeout_seconds), timeout_seconds + CALL_SECONDS)
 
@@ -125,10 +141,11 @@ class Coordination:
             self.store,
             self._phases,
             self._masters,
+            self._control,
             Membership(self.store, self.keys, self.member),
             asyncio.TaskGroup() as group,
         ):
-            tasks = [group.create_task(self._forward(mirror)) for mirror in (self._phases, self._masters)]
+            tasks = [group.create_task(self._forward(mirror)) for mirror in self._followed]
             if self._follow_engine:
                 tasks.append(group.create_task(self._follow_own_engine()))
             entered.set_result(None)
@@ -145,26 +162,14 @@ class Coordination:
         """Watch the one key that tells, in each iteration; other pods' engines are no matter of this rank."""
         engine = f"{Role.SIDECAR}-{self.member.pod}"
         while True:
-            iteration = await self._phases.wait_for(self._iteration_to_drain, None)
-            key = self.keys.ack(iteration, Phase.DRAINING, engine)
-            async with Mirror(self.store, key, Ack) as acks:
-                acknowledged = asyncio.create_task(acks.wait_for(_succeeded, None))
-                over = asyncio.create_task(
-                    self._phases.wait_for(
-                        lambda values, now=iteration: self._iteration_to_drain(values) != now,  # type: ignore[misc]
-                        None,
-                    )
-                )
-                await _first_of(acknowledged, over)
-            if acknowledged.done() and not acknowledged.cancelled():
-                self._released_iteration = iteration
+            iteration = await self._phases.wait_for(_iteration_to_drain, None)
+            async with Mirror(self.store, self.keys.ack(iteration, Phase.DRAINING, engine), Ack) as self._engine:
                 self._notify()
-
-    def _iteration_to_drain(self, phases: Mapping[str, PhaseRecord]) -> int | None:
-        phase = phases.get("")
-        if phase is None or phase.phase not in (Phase.ROLLOUT, Phase.DRAINING):
-            return None
-        return phase.iteration if phase.iteration > self._released_iteration else None
+                following = asyncio.create_task(self._forward(self._engine))
+                leaving = asyncio.create_task(self._phases.wait_for(_leaves(iteration), None))
+                await _first_of(following, leaving)
+            self._engine = None
+            self._notify()
 
     async def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
         async with asyncio.timeout(timeout_seconds):
@@ -173,14 +178,20 @@ class Coordination:
 
     async def _wait_for_devices(self, timeout_seconds: float) -> None:
         async with Mirror(self.store, f"{self.keys.members}{Role.SIDECAR}/", Member) as sidecars:
+            try:
+                await sidecars.wait_for(lambda members: not engines_on_devices(members), timeout_seconds)
+            except TimeoutError as error:
+                names = ", ".join(engines_on_devices(sidecars.values)[:8])
+                raise DevicesHeld(
+                    f"after {timeout_seconds:.0f} s engines still hold the devices that the trainer needs: {names}. "
+                    "Look at the logs of these pods' inference containers"
+                ) from error
 
-            def free(_: object) -> bool:
-                phase = self._phases.value
-                return self._stopping or (phase is not None and devices_are_free(phase.phase, sidecars.values))
-
-            by_phase = asyncio.create_task(self._wait_until(lambda: free(None), timeout_seconds))
-            by_engines = asyncio.create_task(sidecars.wait_for(free, timeout_seconds))
-            await _first_of(by_phase, by_engines)
+    def _ended(self, serving: "Future[None]", entered: "Future[None]") -> None:
+        if not entered.done():
+            entered.set_exception(_reason(serving.exception()) or RuntimeError("the coordination thread ended"))
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._thread.loop.call_soon_threadsafe(self._notify)
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -204,17 +215,29 @@ class Coordination:
         self._thread.loop.call_later(STOP_SECONDS, os._exit, STOP_EXIT_CODE)
 
 
-def devices_are_free(phase: Phase, sidecars: Mapping[str, Member]) -> bool:
-    """Whether a trainer that starts now may use the devices' memory."""
-    if phase in (Phase.WARMUP, Phase.TRAINING, Phase.PUBLISHING) or phase.final:
-        return True
-    engines = [sidecar.engine for sidecar in sidecars.values()]
-    return all(engine is None or engine.state is EngineState.RELEASED for engine in engines)
+def engines_on_devices(sidecars: Mapping[str, Member]) -> list[str]:
+    """Names of the pods whose engines run; a trainer that starts now has to wait for them."""
+    ended = (EngineState.RELEASED, EngineState.FAILED)
+    return sorted(
+        sidecar.name
+        for sidecar in sidecars.values()
+        if sidecar.engine is not None and sidecar.engine.state not in ended
+    )
 
 
 def _succeeded(acks: Mapping[str, Ack]) -> bool:
     ack = acks.get("")
     return ack is not None and not ack.error
+
+
+def _iteration_to_drain(phases: Mapping[str, PhaseRecord]) -> int | None:
+    """The iteration whose Draining is now or next; None if engines have nothing to give up."""
+    phase = phases.get("")
+    return phase.iteration if phase is not None and phase.phase in (Phase.ROLLOUT, Phase.DRAINING) else None
+
+
+def _leaves(iteration: int) -> Callable[[Mapping[str, PhaseRecord]], bool]:
+    return lambda phases: _iteration_to_drain(phases) != iteration
 
 
 async def _first_of(*tasks: asyncio.Task[Any]) -> None:
@@ -229,6 +252,8 @@ async def _first_of(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.wait(tasks)
 
 
-def _pass_on_failure(serving: "Future[None]", entered: "Future[None]") -> None:
-    if not entered.done():
-        entered.set_exception(serving.exception() or RuntimeError("the coordination thread ended"))
+def _reason(error: BaseException | None) -> BaseException | None:
+    """The first error in groups of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

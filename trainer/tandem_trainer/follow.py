@@ -72,15 +72,26 @@ class TrainerAhead(TandemError):
     """The checkpoint is newer than what the master knows of."""
 
 
-def plan_action(phase: PhaseRecord | None, position: Position, policy: Policy, *, engine_released: bool) -> Action:
-    """The next action. `engine_released`: the engine of this rank's own pod has given its memory up in this iteration.
+def plan_action(
+    phase: PhaseRecord | None,
+    position: Position,
+    policy: Policy,
+    *,
+    engine_released: bool = False,
+    stop_wanted: bool = False,
+) -> Action:
+    """The next action.
 
-    Raises TrainerAhead if the job is to be continued from before this rank's checkpoint.
+    `engine_released`: the engine of this rank's own pod has given its memory up in this iteration. `stop_wanted`: the
+    job is to end early. Raises TrainerAhead if the job is to be continued from before this rank's checkpoint.
     """
     if phase is None:
         return Action(Step.WAIT)
     if phase.phase is Phase.FAILED:
         return Action(Step.EXIT)
+    if phase.phase is Phase.DONE and not is_over(phase, policy.last_iteration, stop_wanted=stop_wanted):
+        # Stopped, and resumed: the master is about to go on. A rank that came through the stop has told, and ends.
+        return Action(Step.EXIT if position.acknowledged == phase else Step.WAIT)
     target = wanted_iteration(phase)
     if position.trained < target:
         return _plan_catching_up(position, policy)
@@ -98,6 +109,13 @@ def plan_action(phase: PhaseRecord | None, position: Position, policy: Policy, *
     if position.published < target:
         return Action(Step.RESTORE, target)
     return _plan_leaving_the_device(position, policy) or Action(Step.WAIT)
+
+
+def is_over(phase: PhaseRecord, last_iteration: int, *, stop_wanted: bool) -> bool:
+    """Whether nothing follows; a job that was stopped early goes on when it is no longer to stop."""
+    if phase.phase is Phase.DONE:
+        return phase.iteration >= last_iteration or stop_wanted
+    return phase.phase.final
 
 
 def wanted_iteration(phase: PhaseRecord) -> int:

@@ -15,7 +15,7 @@ from tandem_trainer.packing import Microbatch
 class DeviceMicrobatch:
     """A microbatch on this rank's device, in the form that the attention wants.
 
-    TransformerEngine's attention takes all rows as one, with the sequences' borders; Megatron's own takes a mask.
+    TransformerEngine's attention takes all rows as one, with the sequences' borders; FusedAttention takes a mask.
     """
 
     def __init__(self, microbatch: Microbatch, device: torch.device, *, borders: bool) -> None:
@@ -73,14 +73,14 @@ def _label_logprobs(
 
 
 def _attention_mask(microbatch: Microbatch, device: torch.device) -> torch.Tensor | None:
-    """[rows, 1, length, length], True where position q must not see position k; None for a plain causal mask."""
+    """[rows, 1, length, length], True where position q sees position k; None for a plain causal mask."""
     if not microbatch.padded:
         return None
     segments = torch.from_numpy(microbatch.segments).to(device)
-    other = segments[:, :, None] != segments[:, None, :]
+    same = segments[:, :, None] == segments[:, None, :]
     length = segments.shape[1]
-    future = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-    return (other | future).unsqueeze(1)
+    past = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return (same & past).unsqueeze(1)
 
 
 def _borders(microbatch: Microbatch, device: torch.device) -> PackedSeqParams:

@@ -66,6 +66,8 @@ class PhaseLoop:
     def __post_init__(self) -> None:
         self._policy = build_policy(self.job)
         self._position = Position(trained=self.trainer.trained, saved=self.trainer.trained)
+        self._checkpoint_iteration = self.trainer.trained
+        """Newest iteration that can be gone back to for sure."""
         self._steps: dict[Step, Callable[[PhaseRecord, Action], None]] = {
             Step.WARM_UP: self._warm_up,
             Step.TRAIN: self._train,
@@ -83,7 +85,13 @@ class PhaseLoop:
             seen = self.coordination.observe()
             if seen.stopping:
                 return self._stop()
-            action = plan_action(seen.phase, self._position, self._policy, engine_released=seen.engine_released)
+            action = plan_action(
+                seen.phase,
+                self._position,
+                self._policy,
+                engine_released=seen.engine_released,
+                stop_wanted=seen.stop_wanted,
+            )
             if action.step is Step.EXIT:
                 if seen.phase is not None and seen.phase.phase is Phase.DONE:
                     self.trainer.close()  # together with the other ranks, which in Failed may be gone
@@ -116,7 +124,7 @@ class PhaseLoop:
             iteration=phase.iteration,
             phase=phase.phase,
             activities=tuple(self._activities[-_MOST_ACTIVITIES:]),
-            measurements=self._measurements,
+            measurements=self._measurements | {"checkpoint_iteration": float(max(0, self._checkpoint_iteration))},
         )
         self.coordination.put(self.coordination.keys.ack(phase.iteration, phase.phase, member), ack)
         self._activities, self._measurements = [], {}
@@ -181,7 +189,8 @@ class PhaseLoop:
         self._position = replace(self._position, published=part.version)
 
     def _save(self, phase: PhaseRecord, action: Action) -> None:
-        self.trainer.save_checkpoint()
+        self.trainer.save_checkpoint()  # which completes the one before
+        self._checkpoint_iteration = self._position.saved
         self._position = replace(self._position, saved=self._position.trained)
 
     def _export(self, phase: PhaseRecord, action: Action) -> None:
@@ -193,6 +202,8 @@ class PhaseLoop:
         self._position = replace(self._position, offloaded=True)
 
     def _load_back(self, phase: PhaseRecord, action: Action) -> None:
+        if phase.phase is Phase.DONE:  # the one phase in which engines end unasked
+            self.coordination.wait_for_devices(self.job.spec.deadlines.draining)
         self.trainer.load_back()
         self._position = replace(self._position, offloaded=False)
 

@@ -17,7 +17,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from tandem_core.job.hybrid import TrainerSpec
 
 from tandem_trainer.architecture import Architecture, UnsupportedModelError
-from tandem_trainer.parallel import Layout
+from tandem_trainer.attention import FusedAttention
+from tandem_trainer.layout import Layout
 
 
 def padded_vocabulary(vocabulary_size: int, tensor_size: int) -> int:
@@ -126,8 +127,9 @@ def _layer_spec(config: TransformerConfig, device: torch.device) -> Any:
         return get_gpt_layer_with_transformer_engine_spec(**options)
     layer = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RootMeanSquareNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = FusedAttention
     if config.qk_layernorm:
-        attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = RootMeanSquareNorm
     layers = [layer] * get_num_layers_to_build(config)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RootMeanSquareNorm)

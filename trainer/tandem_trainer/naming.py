@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from tandem_trainer.architecture import Architecture
-from tandem_trainer.parallel import Layout
+from tandem_trainer.layout import Layout
 
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 

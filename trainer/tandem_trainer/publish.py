@@ -89,6 +89,8 @@ class Publisher:
         if slot not in self._files:
             path = self.publication.shm_dir / _file(version, self.publication.rank)
             self._files[slot] = ShardFile.open(path, self.layout.size_bytes)
+            if torch.cuda.is_initialized():
+                self._files[slot].pin()
         return self._files[slot]
 
     def _build_part(self, version: int, checksums: dict[Box, str]) -> ManifestPart:

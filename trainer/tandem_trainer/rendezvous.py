@@ -10,6 +10,7 @@ import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,8 +18,9 @@ from etcd3aio import prefix_range_end
 from etcd3aio.kv import KVService
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.lease import grant_lease, keep_alive
-from tandem_core.coordination.records import PhaseRecord, Record
+from tandem_core.coordination.records import Control, PhaseRecord, Record
 from tandem_core.coordination.store import EtcdUnreachable, Store
+from tandem_core.job import load_job
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousHandler,
@@ -29,6 +31,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from tandem_trainer.etcd_c10d_store import EtcdC10dStore
 from tandem_trainer.event_loop_thread import EventLoopThread
+from tandem_trainer.follow import is_over
 
 log = structlog.get_logger()
 
@@ -67,7 +70,7 @@ def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     thread.call(store.client.connect(), PATIENCE_SECONDS)
     keys = JobKeys(parameters.run_id)
     backend = EtcdRendezvousBackend(thread, store, keys.rendezvous)
-    if backend.closed() and _is_over(thread.call(store.get(keys.phase, PhaseRecord), 2 * PATIENCE_SECONDS)):
+    if backend.closed() and thread.call(_is_over(store, keys), 2 * PATIENCE_SECONDS):
         log.info("the job is over, nothing to start", job=parameters.run_id)
         raise SystemExit(0)
     parameters.config["keep_alive_interval"] = str(_HEARTBEAT_SECONDS)
@@ -184,5 +187,9 @@ def _register(thread: EventLoopThread, store: Store, keys: JobKeys, handler: Dyn
     )
 
 
-def _is_over(phase: PhaseRecord | None) -> bool:
-    return phase is not None and phase.phase.final
+async def _is_over(store: Store, keys: JobKeys) -> bool:
+    phase, control = await store.get(keys.phase, PhaseRecord), await store.get(keys.control, Control)
+    if phase is None or "TANDEM_JOB_FILE" not in os.environ:
+        return False
+    iterations = load_job(Path(os.environ["TANDEM_JOB_FILE"])).spec.iterations
+    return is_over(phase, iterations, stop_wanted=control is not None and control.stop)

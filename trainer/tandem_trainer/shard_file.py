@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 from typing import Self
 
+import structlog
 import torch
 from tandem_core.errors import TandemError
+
+log = structlog.get_logger()
 
 GIB = 1 << 30
 
@@ -52,6 +55,15 @@ class ShardFile:
     def region(self, offset: int, size_bytes: int) -> torch.Tensor:
         """Bytes of the file; writing to the tensor writes the file."""
         return self.bytes[offset : offset + size_bytes]
+
+    def pin(self) -> bool:
+        """Let a GPU copy straight into the file; returns whether CUDA agreed. Without it copies are staged."""
+        if not self.size_bytes:
+            return True
+        registered = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), self.size_bytes, 0)) == 0
+        if not registered:
+            log.warning("CUDA does not pin shared memory, publishing will be slower", file=str(self.path))
+        return registered
 
 
 def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:

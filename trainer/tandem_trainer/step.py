@@ -14,11 +14,11 @@ from tandem_core.job.algorithm import AlgorithmSpec
 
 from tandem_trainer.architecture import Architecture
 from tandem_trainer.forward import DeviceMicrobatch, next_token_logprobs
+from tandem_trainer.layout import Layout
 from tandem_trainer.losses import Loss, LossInputs, choose_loss, compare_logprobs
 from tandem_trainer.model import uses_transformer_engine
 from tandem_trainer.optimizer import reset_state, set_learning_rate
 from tandem_trainer.packing import Minibatch, PackingLimits, pack_batch
-from tandem_trainer.parallel import Layout
 
 
 @dataclass(frozen=True)

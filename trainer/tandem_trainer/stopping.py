@@ -10,7 +10,7 @@ from tandem_core.coordination.store import Store
 
 log = structlog.get_logger()
 
-AGREEMENT_SECONDS = 5.0
+AGREEMENT_SECONDS = 3.0
 """How much later than this rank another one may be asked to stop. If only this pod ends, it is the cost of that."""
 
 

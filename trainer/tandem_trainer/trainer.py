@@ -1,5 +1,7 @@
 """The Megatron side of a trainer rank, behind one class."""
 
+import gc
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +18,14 @@ from tandem_trainer.architecture import load_architecture
 from tandem_trainer.checkpoint import Checkpoints, Progress
 from tandem_trainer.export import export_model
 from tandem_trainer.initial_weights import RandomWeights, SafetensorsDirectory, has_weights, load_pieces
+from tandem_trainer.layout import Layout
 from tandem_trainer.losses import supervised_loss
 from tandem_trainer.model import build_config, build_model
 from tandem_trainer.naming import OwnedSlice, Piece, name_parameters, own_slices
 from tandem_trainer.offload import Offload
 from tandem_trainer.optimizer import allocate_state, build_optimizer, wrap_model
 from tandem_trainer.packing import PackingLimits
-from tandem_trainer.parallel import Layout, join_process_group, leave_process_group, split_model
+from tandem_trainer.parallel import join_process_group, leave_process_group, split_model
 from tandem_trainer.step import TrainingStep, summarise_iteration
 
 _log = structlog.get_logger(__name__)
@@ -56,6 +59,7 @@ class Trainer:
         if spec.hybrid.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         cpu_shim.install()
+        logging.getLogger("megatron").setLevel(logging.ERROR)  # it warns of every model and save in its usual form
         device = join_process_group(spec.hybrid)
         self._spec, self._model_dir = spec, model_dir
         self._layout = split_model(spec.hybrid, spec.seed)
@@ -85,6 +89,7 @@ class Trainer:
             progress = Progress()
         self.trained, self.warmup_step = progress.trained, progress.warmup_step
         self._warmup_losses = list(progress.warmup_losses)
+        gc.freeze()  # all this stays: Megatron collects garbage at each save, and need not walk through it (0.3 s)
 
     def warmup(self, fetch: Callable[[int], TrainingBatch], on_step: Callable[[int, float], None]) -> dict[str, float]:
         """Supervised fine-tuning from `warmup_step` on, until steps or stopLoss; then trained = 0.

@@ -1,7 +1,10 @@
 /* What the pods did: only the bars of the chosen iterations are drawn. */
 
 /* Activities that are what a phase is about have its colour; the others have colours of their own. */
-const ACTIVITY_PHASES = {generate: "Rollout", release: "Draining", train: "Training", publish: "Publishing", update: "Loading"};
+const ACTIVITY_PHASES = {
+  warm_up: "Warmup", generate: "Rollout", rollout: "Rollout", release: "Draining", train: "Training", publish: "Publishing",
+  update: "Loading",
+};
 const OTHER_COLOURS = [3, 5, 6, 4, 7];
 
 function activityColours(names) {

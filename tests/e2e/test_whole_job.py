@@ -1,0 +1,134 @@
+"""The main job through the real system: `tandem run` as a user calls it, cut short to a few iterations."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tandem_rollout.storage.history import EvaluationRecord, open_history
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
+ITERATIONS = 6
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    settings = (f"spec.iterations={ITERATIONS}", "spec.warmup.steps=40", "spec.evaluation.prompts=64")
+    cut = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, "-m", "tandem_local", "run", str(EXAMPLE), "--name", name, *cut, *arguments]
+
+
+def leftovers(home: Path) -> list[str]:
+    """Processes, shared memory and temporary files of the runs below `home`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"TANDEM_HOME={home}".encode() in environment.split(b"\0") or str(home) in words:
+            found.append(f"{process.name}: {words}")
+    for state in home.glob("runs/*/state.json"):
+        run_id = json.loads(state.read_text())["run_id"]
+        places = [Path("/dev/shm") / f"tandem-{run_id}", Path(tempfile.gettempdir()) / f"tandem-{run_id}"]
+        found += [str(place) for place in places if place.exists()]
+    return found
+
+
+def history(home: Path, name: str) -> Path:
+    return next((home / "runs" / name).rglob("replay.sqlite"))
+
+
+def run(home: Path, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"TANDEM_HOME": str(home)}
+    return subprocess.run(
+        command(name, *arguments), env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def finished(home: Path) -> str:
+    """The name of a job that ran to its end."""
+    done = run(home, "whole")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "held-out accuracy" in done.stdout
+    assert leftovers(home) == []
+    return "whole"
+
+
+def test_every_iteration_was_trained_once(home: Path, finished: str) -> None:
+    state = json.loads((home / "runs" / finished / "state.json").read_text())
+    assert state["status"] == "succeeded"
+    assert state["summary"]["iteration"] == ITERATIONS
+    with open_history(history(home, finished)) as reader:
+        iterations = reader.iterations()
+        assert [record.iteration for record in iterations if record.iteration] == list(range(1, ITERATIONS + 1))
+        for record in iterations:
+            if record.iteration:
+                assert len(reader.samples(record.iteration, limit=10_000)) == record.metrics["trained_samples"]
+                assert record.metrics["logprob_difference_max"] < 1e-4
+
+
+def test_the_trained_model_gives_the_tokens_that_the_engine_served(home: Path, finished: str) -> None:
+    directory = next((home / "runs" / finished).rglob("model/model.safetensors")).parent
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with open_history(history(home, finished)) as reader:
+        last: EvaluationRecord = reader.evaluations()[-1]
+    assert last.version == ITERATIONS
+    for sample in last.samples[:32]:
+        prompt = tokenizer(sample.prompt, return_tensors="pt")["input_ids"]
+        served = list(sample.tokens)
+        with torch.no_grad():
+            logits = model(torch.cat([prompt, torch.tensor([served])], dim=1)).logits[0]
+        choices = logits[prompt.shape[1] - 1 : -1].numpy()
+        chosen = choices[np.arange(len(served)), served]
+        np.testing.assert_allclose(chosen, choices.max(axis=1), atol=1e-4)
+
+
+def test_the_report_is_one_file_that_needs_no_network(home: Path, finished: str) -> None:
+    page = (home / "runs" / finished / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "src=" not in page.replace('src="data:', "")
+    assert "Calculate" in page
+
+
+def test_an_interrupted_job_leaves_nothing_and_is_resumed_to_the_same_number_of_iterations(home: Path) -> None:
+    process = subprocess.Popen(
+        command("resumed"),
+        env=os.environ | {"TANDEM_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    state_file = home / "runs" / "resumed" / "state.json"
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        summary = (json.loads(state_file.read_text()) if state_file.exists() else {}).get("summary") or {}
+        if summary.get("iteration", 0) >= 2:
+            break
+        assert process.poll() is None, "the job ended early"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.wait(120)
+    assert leftovers(home) == []
+    done = run(home, "resumed", "--resume")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with open_history(history(home, "resumed")) as reader:
+        assert sorted(record.iteration for record in reader.iterations() if record.iteration) == list(
+            range(1, ITERATIONS + 1)
+        )
+    assert leftovers(home) == []

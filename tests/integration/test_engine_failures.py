@@ -1,0 +1,175 @@
+"""Engines that come, die, fail and are drained while answers are generated."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from tandem_core.coordination.keys import JobKeys
+from tandem_core.coordination.membership import Membership, new_member
+from tandem_core.coordination.mirror import Mirror
+from tandem_core.coordination.records import EngineState, EngineStatus, Member, Role
+from tandem_core.coordination.store import Store
+from tandem_core.job.rollout import RepetitionSpec
+from tandem_rollout import answer_pool
+from tandem_rollout.answer_pool import ALL_ENGINES, STANDALONE_ENGINES, AnswerPool
+from tandem_rollout.answers import Answer, Sampling, build_works
+from tandem_rollout.engine_client import EngineClient
+from tandem_rollout.trajectory import FinishReason, Trajectory
+
+from .scripted_engine import ScriptedEngine
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, repetition=RepetitionSpec(), seed=0)
+
+
+@dataclass
+class Bench:
+    """A pool with its answers."""
+
+    pool: AnswerPool
+    stack: AsyncExitStack
+    store: Store
+    keys: JobKeys
+    settled: list[Answer] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def add(self, engine: ScriptedEngine, name: str, role: Role = Role.SIDECAR, capacity: int = 4) -> Membership:
+        status = EngineStatus(url=engine.url, state=EngineState.SERVING, version=0, max_concurrent_sequences=capacity)
+        membership = Membership(self.store, self.keys, new_member(role, name, name, engine=status))
+        return await self.stack.enter_async_context(membership)
+
+    def submit(self, groups: int, size: int = 2, allowance: int = 8) -> list[Answer]:
+        answers = [
+            Answer(Trajectory(10 * group + index, group, group, index), (5, 6), SAMPLING, 1, allowance, self._settle)
+            for group in range(groups)
+            for index in range(size)
+        ]
+        self.pool.submit(build_works(answers))
+        return answers
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def _settle(self, answer: Answer) -> None:
+        self.settled.append(answer)
+        self.changed.set()
+
+
+@asynccontextmanager
+async def start_pool(store: Store, keys: JobKeys) -> AsyncIterator[Bench]:
+    async with (
+        EngineClient("t", request_timeout_seconds=30) as client,
+        Mirror(store, keys.members, Member) as members,
+        AsyncExitStack() as stack,
+    ):
+        pool = AnswerPool(client, members, max_staleness=1)
+        pool.newest_version = 0
+        pool.use_engines(ALL_ENGINES)
+        running = asyncio.create_task(pool.run())
+        try:
+            yield Bench(pool, stack, store, keys)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+async def test_requests_of_an_engine_that_dies_go_to_another(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as dying, ScriptedEngine() as healthy, start_pool(store, keys) as bench:
+        await bench.add(dying, "a")
+        answers = bench.submit(groups=2)
+        await dying.wait_for_requests(2)
+        await bench.add(healthy, "b")
+        await dying.die()
+        await bench.until(lambda: len(bench.settled) == 4)
+    assert len(healthy.requests) == 2
+    assert {answer.trajectory.finish_reason for answer in answers} == {FinishReason.LENGTH}
+    assert all(answer.trajectory.length == 8 for answer in answers)
+
+
+async def test_requests_of_an_engine_whose_pod_is_gone_go_to_another(store: Store, keys: JobKeys) -> None:
+    """The machine is cut off: its connections stay silent, but its lease ends."""
+    async with ScriptedEngine(held=True) as silent, ScriptedEngine() as healthy, start_pool(store, keys) as bench:
+        membership = await bench.add(silent, "a")
+        bench.submit(groups=2)
+        await silent.wait_for_requests(2)
+        await bench.add(healthy, "b")
+        await membership.__aexit__(None, None, None)
+        await bench.until(lambda: len(bench.settled) == 4)
+        assert len(healthy.requests) == 2
+
+
+async def test_an_engine_that_joins_gets_work_that_waits(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as full, ScriptedEngine() as late, start_pool(store, keys) as bench:
+        await bench.add(full, "a", capacity=2)
+        bench.submit(groups=3)
+        await full.wait_for_requests(1)
+        await bench.add(late, "b", role=Role.INFERENCE)
+        await bench.until(lambda: len(bench.settled) == 4)
+        assert (len(full.requests), len(late.requests)) == (1, 2)
+        full.release()
+        await bench.until(lambda: len(bench.settled) == 6)
+
+
+async def test_a_group_larger_than_the_engine_is_split(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine() as small, start_pool(store, keys) as bench:
+        await bench.add(small, "a", capacity=3)
+        answers = bench.submit(groups=1, size=8)
+        await bench.until(lambda: len(bench.settled) == 8)
+        assert [request["sampling_params"]["n"] for request in small.requests] == [3, 3, 2]
+    assert len({tuple(answer.trajectory.tokens.tolist()) for answer in answers}) > 4
+
+
+async def test_an_engine_that_fails_is_left_alone_for_a_while(
+    store: Store, keys: JobKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_pool, "RETRY_SECONDS", 0.2)
+    async with ScriptedEngine(failing=True) as broken, ScriptedEngine() as healthy, start_pool(store, keys) as bench:
+        await bench.add(broken, "a")
+        bench.submit(groups=1)
+        await broken.wait_for_requests(1)
+        await bench.add(healthy, "b")
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert (len(broken.requests), len(healthy.requests)) == (1, 1)
+        broken.failing = False
+        bench.settled.clear()
+        await bench.store.delete(keys.member(Role.SIDECAR, "b"))
+        bench.submit(groups=1)
+        await bench.until(lambda: len(bench.settled) == 2)  # forgiven by now
+        assert len(broken.requests) == 2
+
+
+async def test_aborted_answers_go_on_only_where_they_may(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as drained, ScriptedEngine() as standalone, start_pool(store, keys) as bench:
+        await bench.add(drained, "a")
+        answers = bench.submit(groups=1)
+        await drained.wait_for_requests(1)
+        bench.pool.use_engines(STANDALONE_ENGINES)
+        drained.abort()
+        async with asyncio.timeout(10):
+            await bench.pool.wait_landed({Role.SIDECAR})
+        assert [answer.trajectory.length for answer in answers] == [4, 4]
+        assert not bench.settled
+        await bench.add(standalone, "b", role=Role.INFERENCE)
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert len(drained.requests) == 1
+        assert [len(request["token_ids"]) for request in standalone.requests] == [6, 6]
+        assert [request["sampling_params"]["max_tokens"] for request in standalone.requests] == [4, 4]
+    assert all(answer.trajectory.length == 8 for answer in answers)
+
+
+async def test_requests_that_a_drained_engine_keeps_are_taken_back(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as paused, start_pool(store, keys) as bench:
+        await bench.add(paused, "a")
+        answers = bench.submit(groups=1)
+        await paused.wait_for_requests(1)
+        bench.pool.use_engines(STANDALONE_ENGINES)
+        await bench.pool.recall({Role.SIDECAR}, 0.1)
+        assert not any(answer.flying for answer in answers)
+        paused.release()
+        bench.pool.use_engines(ALL_ENGINES)
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert len(paused.requests) == 2

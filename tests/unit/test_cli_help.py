@@ -1,0 +1,116 @@
+"""The `tandem` command: help, quick start-up, errors for people."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tandem_local.cli import app
+from typer.testing import CliRunner
+
+COMMANDS = ["run", "ps", "logs", "stop", "report", "validate", "render", "init-model", "doctor"]
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "megatron",
+    "sqlalchemy",
+    "datasets",
+    "plotly",
+    "pydantic",
+    "etcd3aio",
+    "yaml",
+)
+
+GOOD_JOB = """
+apiVersion: tandem.dev/v1alpha1
+kind: RLJob
+metadata: {name: add}
+spec:
+  iterations: 2
+  model: {scratch: {tokenizer: {tokens: ["0", "1"]}}}
+  data: {dataset: {path: p.jsonl}}
+  rewards: {scorers: [{type: exact}]}
+  hybrid: {device: cpu, inference: {release: none, kvCacheBytes: 67108864}}
+"""
+
+
+def tandem(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tandem_local", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"TANDEM_HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_by_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"tandem {command}" in result.output
+
+
+def test_help_lists_the_commands_and_not_the_internal_one() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
+    assert all(command in result.output for command in COMMANDS)
+    assert "serve" not in result.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = "import sys, tandem_local.cli; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    imported = {name.partition(".")[0] for name in output.split()}
+    assert "tandem_local" in imported
+    assert not imported & set(HEAVY)
+
+
+def test_validate_reports_every_file_and_fails_for_a_bad_one(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(GOOD_JOB)
+    bad.write_text(GOOD_JOB.replace("iterations: 2", "iteration: 2"))
+    result = tandem("validate", str(bad), str(good), home=tmp_path)
+    assert result.returncode == 2
+    assert "did you mean iterations?" in result.stdout
+    assert f"ok  {good}" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_render_prints_what_the_operator_would_make(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(GOOD_JOB)
+    result = tandem("render", str(job), "--set", "spec.hybrid.replicas=3", home=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "name: add-hybrid" in result.stdout
+    assert "completions: 3" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "missing.yaml"), "cannot read the job file missing.yaml"),
+        (("run", "missing.yaml", "--resume", "--overwrite"), "leave one of them out"),
+        (("logs",), "`tandem run FILE` starts one"),
+        (("stop", "nothing"), "there is no run 'nothing'"),
+        (("report",), "there is no run"),
+        (("init-model", "m", "--key-value-heads", "3"), "must divide attentionHeads"),
+    ],
+)
+def test_mistakes_are_told_in_one_message_without_a_traceback(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = tandem(*arguments, home=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ps_without_runs_is_an_empty_table(tmp_path: Path) -> None:
+    result = tandem("ps", home=tmp_path)
+    assert result.returncode == 0
+    assert "job" in result.stdout
