@@ -69,8 +69,9 @@ def build_page(runs: list[Run]) -> str:
     line = "|".join(" --- " for _ in runs[0].curve)
     return f"""# The demo, run with {len(runs)} seeds
 
-`bench/demo_seeds.py` runs `examples/addition.yaml` once for each seed and writes this page. Machine: {os.cpu_count()} cores,
-{platform.machine()}, no GPU; {time.strftime("%Y-%m-%d")}. Time is from the command to its end, set-up of Python packages apart.
+`bench/demo_seeds.py` runs `examples/addition.yaml` once for each seed and writes this page. Machine: {os.cpu_count()}
+cores, {platform.machine()}, no GPU; {time.strftime("%Y-%m-%d")}. Time is from the command to its end, installation of
+packages apart.
 
 Accuracy is greedy, on held-out problems that are never trained on.
 
@@ -78,7 +79,8 @@ Accuracy is greedy, on held-out problems that are never trained on.
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Gains of at least 0.2: {sum(gain >= 0.2 for gain in gains)} of {len(runs)}. Smallest gain {min(gains):.3f}, median {statistics.median(gains):.3f}.
+Gains of at least 0.2: {sum(gain >= 0.2 for gain in gains)} of {len(runs)}. Smallest gain {min(gains):.3f}, median
+{statistics.median(gains):.3f}.
 
 ## Accuracy by iteration
 
@@ -86,8 +88,8 @@ Gains of at least 0.2: {sum(gain >= 0.2 for gain in gains)} of {len(runs)}. Smal
 | --- |{line}|
 {curves}
 
-Greedy accuracy of so small a model goes up and down by several points between evaluations; the reward's moving average in the
-report is smoother.
+Greedy accuracy of so small a model goes up and down by several points between evaluations; the moving average of the
+reward in the report is smoother.
 
 ## Where an iteration's time goes
 

@@ -164,7 +164,7 @@ class PhaseDriver:
         self.summary = restore_summary(await self._buffer.iterations(), evaluations, self._spec.iterations)
         self._last_trained = await self._buffer.last_trained_iteration()
         self._last_recorded = await self._buffer.last_recorded_iteration()
-        recorded = Recorded(self._last_trained, self._last_recorded, self._rollouts.complete_groups)
+        recorded = Recorded(self._last_recorded, self._rollouts.complete_groups)
         stopping = control.value is not None and control.value.stop
         start = plan_start(record, recorded, self._spec, stopping=stopping)
         log.info("the master begins", phase=start.phase, iteration=start.iteration, recorded=recorded)
@@ -222,7 +222,8 @@ class PhaseDriver:
     async def _warm_up(self, iteration: int) -> None:
         """All members come together; trainers warm up, or load their checkpoint."""
         await self._barriers.wait_for_members()
-        await self._wait_for_trainers(Phase.WARMUP, iteration)
+        acks = await self._wait_for_trainers(Phase.WARMUP, iteration)
+        self._trained_metrics = dict(acks[0].measurements)  # of a batch that was recorded, but not trained on
 
     async def _wait_for_trainers(self, phase: Phase, iteration: int) -> list[Ack]:
         acks = await self._barriers.wait_for_trainers(phase, iteration)

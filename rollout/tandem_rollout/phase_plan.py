@@ -11,8 +11,6 @@ from tandem_core.phases import Phase
 class Recorded:
     """What the replay buffer knows when the master starts."""
 
-    last_trained: int
-    """Newest iteration that all ranks have trained on; 0: none."""
     last_recorded: int
     """Newest iteration with a batch; 0: none."""
     complete_groups: int
@@ -34,13 +32,14 @@ def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, 
 
     A phase that was begun is carried out again: what its members acknowledged counts. Draining or Training whose
     answers were lost with the last master goes back to loading the version before, which every pod still holds, and
-    generates anew. A job that was stopped, and is no longer to stop, is resumed.
+    generates anew. A job that was stopped, and is no longer to stop, is resumed: trainers catch up with the newest
+    recorded batch, which they may have trained on already.
     """
     if record is None:
-        return StartingPoint(Phase.WARMUP, recorded.last_trained)
+        return StartingPoint(Phase.WARMUP, recorded.last_recorded)
     phase, iteration = record.phase, record.iteration
     if phase == Phase.DONE and iteration < spec.iterations and not stopping:
-        return StartingPoint(Phase.WARMUP, recorded.last_trained, repeated=True)
+        return StartingPoint(Phase.WARMUP, recorded.last_recorded, repeated=True)
     without_batch = phase in (Phase.DRAINING, Phase.TRAINING) and recorded.last_recorded < iteration
     can_build = phase == Phase.DRAINING and recorded.complete_groups >= least_groups(spec)
     if without_batch and not can_build:

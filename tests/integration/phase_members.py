@@ -59,6 +59,8 @@ class Members:
     failing: dict[tuple[str, Phase], str] = field(default_factory=dict)
     trained: dict[int, list[int]] = field(default_factory=dict)
     """Rank -> the iterations it trained, in order."""
+    loaded: list[int] = field(default_factory=list)
+    """The versions that sidecars loaded, in order."""
     phases: list[tuple[Phase, int]] = field(default_factory=list)
     """What rank 0 saw."""
     incarnations: dict[int, str] = field(default_factory=dict)
@@ -139,6 +141,8 @@ class Members:
                 if record.phase in (Phase.DRAINING, Phase.LOADING):
                     serving = record.phase == Phase.LOADING
                     state = EngineState.SERVING if serving else EngineState.RELEASED
+                    if serving:
+                        self.loaded.append(record.version)
                     action = self.on_load if serving else self.on_drain
                     if action is not None:
                         await action(record.iteration)

@@ -27,6 +27,7 @@ from tandem_rollout.trajectory import FinishReason, Score, ScoredGroup, ScoredSa
 
 from .phase_members import Members, build_job, build_part
 
+ACKNOWLEDGED = (Phase.WARMUP, Phase.TRAINING, Phase.PUBLISHING, Phase.DONE)  # by trainers
 ITERATION = [Phase.ROLLOUT, Phase.DRAINING, Phase.TRAINING, Phase.PUBLISHING, Phase.LOADING]
 
 
@@ -155,9 +156,11 @@ async def test_a_job_runs_through_its_phases(store: Store, keys: JobKeys, buffer
     assert (record.phase, record.iteration, record.reason) == (Phase.DONE, 3, "")
     assert members.trained == {0: [1, 2, 3], 1: [1, 2, 3]}
     assert master.evaluation.iterations == [0, 2, 3]
-    assert members.phases == [
-        *[(phase, 0) for phase in (Phase.WARMUP, Phase.PUBLISHING, Phase.LOADING)],
-        *[(phase, iteration) for iteration in (1, 2, 3) for phase in ITERATION],
+    # A short phase in which it has nothing to do may pass unseen by a rank.
+    assert [each for each in members.phases if each[0] in ACKNOWLEDGED] == [
+        (Phase.WARMUP, 0),
+        (Phase.PUBLISHING, 0),
+        *[(phase, iteration) for iteration in (1, 2, 3) for phase in (Phase.TRAINING, Phase.PUBLISHING)],
         (Phase.DONE, 3),
     ]
     summary = await summary_of(store, keys)
@@ -240,7 +243,7 @@ async def test_lost_answers_are_generated_again(store: Store, keys: JobKeys, buf
     async with Members(store, keys, job, buffer) as members, start_master(store, keys, job, buffer) as master:
         final = await asyncio.wait_for(master.driver.run(), 30)
     assert final.phase == Phase.DONE
-    assert (Phase.LOADING, 0) in members.phases
+    assert members.loaded[0] == 0
     assert members.trained[0] == [1, 2, 3]
 
 

@@ -57,7 +57,7 @@ class TrainingStep:
         self._borders = uses_transformer_engine(self._device)
         self._schedule = get_forward_backward_func()
 
-    def train(self, batch: TrainingBatch, algorithm: AlgorithmSpec) -> list[StepResult]:
+    def train(self, batch: TrainingBatch, algorithm: AlgorithmSpec, learning_rate: float) -> list[StepResult]:
         """The optimiser steps of one iteration; none for a batch with nothing to learn from."""
         if algorithm.reset_optimizer:
             reset_state(self._optimizer)
@@ -69,7 +69,7 @@ class TrainingStep:
         references = [None if once else self.logprobs(minibatch) for minibatch in minibatches]
         loss = choose_loss(algorithm)
         return [
-            self.update(minibatch, loss, advantages, algorithm.learning_rate, reference)
+            self.update(minibatch, loss, advantages, learning_rate, reference)
             for minibatch, reference in zip(minibatches, references, strict=True)
         ]
 

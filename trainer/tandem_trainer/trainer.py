@@ -19,6 +19,7 @@ from tandem_trainer.checkpoint import Checkpoints, Progress
 from tandem_trainer.export import export_model
 from tandem_trainer.initial_weights import RandomWeights, SafetensorsDirectory, has_weights, load_pieces
 from tandem_trainer.layout import Layout
+from tandem_trainer.learning_rate import plan_learning_rate
 from tandem_trainer.losses import supervised_loss
 from tandem_trainer.model import build_config, build_model
 from tandem_trainer.naming import OwnedSlice, Piece, name_parameters, own_slices
@@ -124,7 +125,10 @@ class Trainer:
             raise ValueError(f"batch of iteration {batch.iteration} given, trained is {self.trained}")
         started = time.monotonic()
         self._checkpoints.finish_if_written()
-        steps = self._step.train(batch, self._spec.algorithm)
+        algorithm = self._spec.algorithm
+        steps = self._step.train(
+            batch, algorithm, plan_learning_rate(algorithm, batch.iteration, self._spec.iterations)
+        )
         self.trained = batch.iteration
         return summarise_iteration(steps, started)
 

@@ -29,7 +29,9 @@ class AlgorithmSpec(SpecModel):
     updates_per_iteration: int = Field(default=1, ge=1)
     """Optimiser steps in one iteration; the batch is split evenly by prompt groups."""
     learning_rate: float = Field(default=1e-6, gt=0)
-    """Learning rate, constant."""
+    """Learning rate of the first iteration."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """constant, or linear: falls evenly to a tenth of learningRate in the last iteration."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
