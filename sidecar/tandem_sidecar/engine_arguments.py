@@ -1,6 +1,8 @@
 """With which arguments and environment vLLM is started: a pure function of the job."""
 
 import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +112,9 @@ def _environment(pod: PodEnvironment, scratch: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # the model's files are there already; a look at the hub costs seconds
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # /pause, /sleep and the weight endpoints are 404 without it
-        # Model inspection (8 s on the first start) and compiled graphs are kept over restarts.
-        "VLLM_CACHE_ROOT": str(pod.model_dir / ".vllm"),
+        # Model inspection (8 s on the first start) and compiled graphs are kept over restarts; on one machine, which
+        # sets the variable, also from run to run.
+        "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT") or str(pod.model_dir / ".vllm"),
         # Clients keep their connections for a whole phase; the default closes them after 5 idle seconds, and a
         # request that meets the closing is lost.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
@@ -141,4 +144,4 @@ def _scratch_directory(pod: PodEnvironment) -> Path:
     # Short, because Unix sockets are made in it and their paths may have 107 characters at most; the same after a
     # restart of this process, so that what its predecessor left is found.
     name = hashlib.sha256(f"{pod.job_uid}/{pod.pod_name}".encode()).hexdigest()[:12]
-    return Path("/tmp") / f"tandem-engine-{name}"  # noqa: S108 - made with mode 0700 by the engine process
+    return Path(tempfile.gettempdir()) / f"tandem-engine-{name}"

@@ -10,7 +10,7 @@ import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Ack, PhaseRecord, Role
+from tandem_core.coordination.records import Ack, EngineState, PhaseRecord, Role
 from tandem_core.coordination.store import Store
 from tandem_core.errors import TandemError
 from tandem_core.phases import Phase
@@ -176,7 +176,10 @@ class Service:
         """Fetch and verify while the engine starts or wakes, or still serves the version before."""
         received, started = await asyncio.gather(self._receive(commit), self.engine.start(), return_exceptions=True)
         if isinstance(received, BaseException):
-            raise received  # the engine keeps what it has
+            if self._settings.release != "none" and self.engine.state is EngineState.IDLE:
+                # The trainer of this pod may have to write the version again, and needs the devices for it.
+                await self.engine.release()
+            raise received  # an engine that serves keeps what it has
         if isinstance(started, BaseException):
             log.error("the engine did not start", error=str(started))  # load() tries again
         await self.engine.load(LoadedVersion(commit.version, commit.incarnation), received.load_file)

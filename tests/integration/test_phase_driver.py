@@ -214,7 +214,8 @@ async def test_a_second_master_goes_on_in_any_phase(
             record = await asyncio.wait_for(second.driver.run(), 30)
     assert (record.phase, record.iteration) == (Phase.DONE, 3)
     assert members.trained == {0: [1, 2, 3], 1: [1, 2, 3]}
-    assert [each.iteration for each in await buffer.iterations()] == [0, 1, 2, 3]
+    # Iteration 0 has no batch: what the report says of it is written behind, and may be lost with the first master.
+    assert [each.iteration for each in await buffer.iterations() if each.iteration] == [1, 2, 3]
 
 
 async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
@@ -230,7 +231,7 @@ async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys:
         record = await asyncio.wait_for(second.driver.run(), 30)
     assert (record.phase, record.iteration) == (Phase.DONE, 3)
     assert members.trained[0] == [1, 2, 3]
-    assert members.phases[0] == (Phase.WARMUP, 0)
+    assert members.phases[0] == (Phase.WARMUP, 1)  # where the newest batch is trained, if it was not
 
 
 async def test_lost_answers_are_generated_again(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:

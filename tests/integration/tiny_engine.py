@@ -67,6 +67,7 @@ def serve_tiny_engine(directory: Path, port: int) -> Iterator[str]:
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(directory),  # it leaves files behind when it is killed
         "TORCH_COMPILE_DISABLE": "1",
         "VLLM_CACHE_ROOT": str(directory / "cache"),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

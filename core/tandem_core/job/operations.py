@@ -17,7 +17,8 @@ class CheckpointSpec(SpecModel):
     """How many checkpoints are kept."""
     claim: str | None = None
     """Name of a PersistentVolumeClaim (ReadWriteMany if there are several hybrid pods) for checkpoints and the
-    trained model. Left out on a cluster: the job makes one of size `size`."""
+    trained model. Left out on a cluster: the job makes one of size `size`, which is deleted with the job: copy the
+    model first."""
     size: str = "100Gi"
     """Size of the claim the job makes."""
     storage_class: str | None = None
