@@ -15,6 +15,9 @@ TRAINER_METRICS_PORT = 8002
 ENGINE_PORT = 8100
 RENDEZVOUS_PORT = 29500
 
+EXIT_FOR_GOOD = 3
+"""Exit code of a container that a restart would not mend: unusable input, or a failed job."""
+
 PREFIX = "TANDEM_"
 
 

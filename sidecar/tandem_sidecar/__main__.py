@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from tandem_core.coordination.membership import Membership, new_member
 from tandem_core.coordination.mirror import Mirror
 from tandem_core.coordination.records import PhaseRecord, Role
 from tandem_core.coordination.store import Store
-from tandem_core.environment import CHECKPOINT_ENGINE_PORT, PodEnvironment
+from tandem_core.environment import CHECKPOINT_ENGINE_PORT, EXIT_FOR_GOOD, PodEnvironment
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJob, load_job
+from tandem_core.logs import configure_logs
 from tandem_core.model_files import prepare_model
 from tandem_core.weights.manifest import Commit
 
@@ -27,22 +29,20 @@ from tandem_sidecar.service import Service, ServiceSettings
 
 log = structlog.get_logger()
 
-UNUSABLE_INPUT = 3
-"""Exit code for what a restart would not mend."""
-
 
 def main() -> int:
     """Run until SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(prog="tandem_sidecar", description="Owns a pod's vLLM engine and its weights.")
     parser.add_argument("--role", choices=[Role.SIDECAR, Role.INFERENCE], default=Role.SIDECAR, type=Role)
     role: Role = parser.parse_args().role
+    configure_logs(part=role, pod=os.environ.get("TANDEM_POD_NAME", ""))
     try:
         pod = PodEnvironment.from_environment()
         job = load_job(pod.job_file)
         token = pod.token()
     except TandemError as error:
         log.error("cannot start", error=str(error))
-        return UNUSABLE_INPUT
+        return EXIT_FOR_GOOD
     try:
         asyncio.run(serve(job, pod, token, role))
     except ExceptionGroup as errors:

@@ -10,45 +10,27 @@ from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import new_member
 from tandem_core.coordination.records import Ack, Role
 from tandem_core.coordination.store import EtcdUnreachable
-from tandem_core.environment import CHECKPOINT_ENGINE_PORT, PodEnvironment
+from tandem_core.environment import CHECKPOINT_ENGINE_PORT, EXIT_FOR_GOOD, PodEnvironment
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJob, load_job
+from tandem_core.logs import configure_logs
 from tandem_core.model_files import prepare_model
 
 from tandem_trainer.coordination_thread import Coordination, CoordinationLost
 
 log = structlog.get_logger()
 
-USER_ERROR_EXIT_CODE = 3
-"""A restart would not mend it."""
-
-
-def configure_logging(rank: str, pod: str) -> None:
-    """Structured logs to stderr: coloured lines on a terminal, else JSON."""
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    structlog.contextvars.bind_contextvars(part="trainer", rank=rank, pod=pod)
-
 
 def main() -> int:
     """Run the rank that torchrun's environment names; returns the exit code."""
     rank = os.environ.get("RANK", "0")
-    configure_logging(rank, os.environ.get("TANDEM_POD_NAME", ""))
+    configure_logs(part="trainer", rank=rank, pod=os.environ.get("TANDEM_POD_NAME", ""))
     try:
         environment = PodEnvironment.from_environment()
         job = load_job(environment.job_file)
     except TandemError as error:
         log.error("cannot start", error=str(error))
-        return USER_ERROR_EXIT_CODE
+        return EXIT_FOR_GOOD
     keys = JobKeys(environment.job_uid)
     member = new_member(Role.TRAINER, rank, environment.pod_name)
     follow_engine = job.spec.hybrid.inference.release != "none"
@@ -62,7 +44,7 @@ def main() -> int:
             except TandemError as error:
                 log.error("cannot go on", error=str(error))
                 _acknowledge_failure(job, coordination, str(error))
-                return USER_ERROR_EXIT_CODE
+                return EXIT_FOR_GOOD
     except (EtcdUnreachable, CoordinationLost) as error:
         log.error("lost etcd, starting again", error=str(error))
         return 1
