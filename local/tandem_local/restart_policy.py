@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-EXIT_NOT_MENDABLE = 3
-"""Exit code of a program that a restart would not help: its input is wrong."""
+from tandem_core.environment import EXIT_FOR_GOOD
 
 
 class ContainerKind(StrEnum):
@@ -103,7 +102,7 @@ def plan_after_end(
         return Verdict.COMPLETE
     in_job = limit is not None
     matching = next((item for item in failure_rules if item.matches(end.container, end.exit_code)), None)
-    if end.exit_code == EXIT_NOT_MENDABLE or (matching is not None and matching.action == "FailJob"):
+    if end.exit_code == EXIT_FOR_GOOD or (matching is not None and matching.action == "FailJob"):
         return Verdict.FAIL_JOB if in_job else Verdict.FAIL_POD
     if rule is RestartRule.NEVER:
         return Verdict.FAIL_POD

@@ -1,12 +1,10 @@
 """Indexed Jobs: pods with stable host names that are replaced when they fail, until they succeed."""
 
+from tandem_core.environment import EXIT_FOR_GOOD
 from tandem_core.job import RLJob
 
 from tandem_operator.build.names import QUEUE_LABEL, Component, build_object, component_name
 from tandem_operator.build.settings import KubernetesObject
-
-EXIT_CODE_NOT_MENDED_BY_RESTART = 3
-"""A program found its input wrong: the same program started again would find the same."""
 
 
 def build_indexed_job(
@@ -30,7 +28,7 @@ def build_indexed_job(
                     "onExitCodes": {
                         "containerName": main_container,
                         "operator": "In",
-                        "values": [EXIT_CODE_NOT_MENDED_BY_RESTART],
+                        "values": [EXIT_FOR_GOOD],
                     },
                 },
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
