@@ -189,7 +189,8 @@ class Rollouts:
             success_rates=rates,
         )
         self._drawn += count
-        for group in await self._buffer.create_groups(iteration, chosen, self._spec.rollout.group_size):
+        texts = {number: self._prompts.by_id[number].text for number in chosen}
+        for group in await self._buffer.create_groups(iteration, chosen, self._spec.rollout.group_size, texts=texts):
             self._add(group, iteration)
 
     def _add(self, group: Group, iteration: int) -> None:

@@ -79,6 +79,9 @@ def _model_arguments(job: RLJob, model_directory: Path) -> list[str]:
     # Otherwise the model's generation_config.json silently changes top_p, top_k and penalties, and the
     # engine's probabilities are no longer the policy's.
     arguments += ["--generation-config", "vllm"]
+    # Of the distribution that tokens are sampled from, temperature and top_p included, as the trainer computes them;
+    # the default is that of temperature 1.
+    arguments += ["--logprobs-mode", "processed_logprobs"]
     arguments += ["--max-num-seqs", str(inference.max_concurrent_sequences)]
     if inference.tensor_parallel > 1:
         arguments += ["--tensor-parallel-size", str(inference.tensor_parallel)]

@@ -37,6 +37,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "qwen2": {"loss": "rest"},
     "qwen3_moe": {"loss": "omd"},
 }
+TEMPERATURES = {"llama": 0.7, "qwen3_moe": 1.3}
+"""Of the rollouts; 1 for the others."""
 DENSE = ["qwen3-tied", "qwen3", "llama", "qwen2"]
 CASES = {layout: [*DENSE, "qwen3_moe"] for layout in LAYOUTS} | {"ep2": ["qwen3_moe"], "tp2sp": ["qwen3", "qwen3_moe"]}
 
@@ -104,14 +106,14 @@ class Reference:
     gradient_norm: float
 
 
-def logprobs_by_transformers(model: Any, batch: TrainingBatch) -> list[torch.Tensor]:
-    """For each sequence, the log-probability of each token but the first."""
+def logprobs_by_transformers(model: Any, batch: TrainingBatch, temperature: float) -> list[torch.Tensor]:
+    """For each sequence, the log-probability of each token but the first when sampled at `temperature`."""
     ends = np.cumsum(batch.lengths)
     result = []
     for end, length in zip(ends, batch.lengths, strict=True):
         tokens = torch.from_numpy(batch.tokens[end - length : end].astype(np.int64))
         logits = model(tokens[None, :-1]).logits[0]
-        result.append(logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0])
+        result.append((logits / temperature).log_softmax(-1).gather(1, tokens[1:, None])[:, 0])
     return result
 
 
@@ -121,7 +123,7 @@ def make_reference(name: str, root: Path) -> Reference:
     model = make_model(name).eval()
     model.save_pretrained(directory)
     batch = make_batch(1)
-    logprobs = logprobs_by_transformers(model, batch)
+    logprobs = logprobs_by_transformers(model, batch, TEMPERATURES.get(name, 1.0))
     flat = torch.cat([torch.cat([torch.zeros(1), values.detach()]) for values in logprobs]).numpy()
     batch = TrainingBatch(
         **{**batch.__dict__, "behaviour_logprobs": np.where(batch.loss_mask, flat, 0).astype(np.float32)}
@@ -235,7 +237,7 @@ class Runs:
                 "model": model,
                 "data": {"dataset": {"path": "unused.jsonl"}},
                 "rewards": {"scorers": [{"type": "exact"}]},
-                "rollout": {"prompts": 6, "groupSize": 4},
+                "rollout": {"prompts": 6, "groupSize": 4, "temperature": TEMPERATURES.get(name, 1.0)},
                 "algorithm": {"learningRate": 1e-3, **ALGORITHMS[name]},
                 "warmup": {"steps": 40, "stopLoss": 0.6, "learningRate": 1e-2} if file == "warmup" else {},
                 "hybrid": {
@@ -390,7 +392,7 @@ def test_a_trained_model_gives_transformers_the_probabilities_the_trainer_had(ru
     model = transformers.AutoModelForCausalLM.from_pretrained(runs.root / "one" / case / "trained-1").eval()
     second = make_batch(2)
     with torch.no_grad():
-        logprobs = logprobs_by_transformers(model, second)
+        logprobs = logprobs_by_transformers(model, second, TEMPERATURES.get(case, 1.0))
     flat = torch.cat([torch.cat([torch.zeros(1), values]) for values in logprobs]).numpy()
     size = np.abs(flat[second.loss_mask]).mean()  # the batch's own log-probabilities are 0
     assert runs.results("one")[0][case]["second"]["logprob_difference_mean"] == pytest.approx(size, abs=1e-4)

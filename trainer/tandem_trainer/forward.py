@@ -1,5 +1,6 @@
 """Log-probabilities of the next tokens, computed inside the model's last pipeline stage."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,16 @@ class DeviceMicrobatch:
             self.attention_mask = _attention_mask(microbatch, device)
 
 
-def next_token_logprobs(model: Any, microbatch: DeviceMicrobatch, vocabulary_size: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class SamplingDistribution:
+    """Which distribution log-probabilities are of."""
+
+    vocabulary_size: int
+    """Without padding."""
+    temperature: float = 1.0
+
+
+def next_token_logprobs(model: Any, microbatch: DeviceMicrobatch, distribution: SamplingDistribution) -> torch.Tensor:
     """[1, positions] in fp32 on the last pipeline stage; hidden states elsewhere."""
     return model(
         microbatch.inputs,
@@ -43,7 +53,7 @@ def next_token_logprobs(model: Any, microbatch: DeviceMicrobatch, vocabulary_siz
         labels=microbatch.labels,
         packed_seq_params=microbatch.packed,
         output_processor=_label_logprobs,
-        output_processor_context=vocabulary_size,
+        output_processor_context=distribution,
     )
 
 
@@ -53,7 +63,7 @@ def _label_logprobs(
     output_layer: Any,
     output_weight: torch.Tensor | None,
     labels: torch.Tensor,
-    context: int,
+    context: SamplingDistribution,
     **_: object,
 ) -> torch.Tensor:
     """Megatron's hook for the end of the model: logits [positions, rows, vocabulary / tensor ranks] to logprobs.
@@ -61,12 +71,14 @@ def _label_logprobs(
     Padding of the vocabulary must not take part in the softmax: its logits are not those of any token.
     """
     logits, _bias = output_layer(hidden_states, weight=output_weight, runtime_gather_output=False)
+    if context.temperature != 1.0:
+        logits = logits / context.temperature
     if parallel_state.get_tensor_model_parallel_world_size() == 1:
-        own = logits[..., :context].transpose(0, 1).flatten(0, 1)
+        own = logits[..., : context.vocabulary_size].transpose(0, 1).flatten(0, 1)
         return -F.cross_entropy(own.float(), labels.flatten(), reduction="none").unsqueeze(0)
     first = logits.shape[-1] * parallel_state.get_tensor_model_parallel_rank()
-    if first + logits.shape[-1] > context:
-        padding = torch.arange(first, first + logits.shape[-1], device=logits.device) >= context
+    if first + logits.shape[-1] > context.vocabulary_size:
+        padding = torch.arange(first, first + logits.shape[-1], device=logits.device) >= context.vocabulary_size
         logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min / 2)
     losses = vocab_parallel_cross_entropy(logits.float(), labels.transpose(0, 1).contiguous())
     return -losses.transpose(0, 1).reshape(1, -1)

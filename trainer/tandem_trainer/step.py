@@ -13,7 +13,7 @@ from tandem_core.batches import TrainingBatch
 from tandem_core.job.algorithm import AlgorithmSpec
 
 from tandem_trainer.architecture import Architecture
-from tandem_trainer.forward import DeviceMicrobatch, next_token_logprobs
+from tandem_trainer.forward import DeviceMicrobatch, SamplingDistribution, next_token_logprobs
 from tandem_trainer.layout import Layout
 from tandem_trainer.losses import Loss, LossInputs, choose_loss, compare_logprobs
 from tandem_trainer.model import uses_transformer_engine
@@ -46,11 +46,14 @@ class TrainingStep:
         architecture: Architecture,
         layout: Layout,
         limits: PackingLimits,
+        temperature: float,
     ) -> None:
+        """`temperature` is that of the rollouts: a policy is what answers are sampled from."""
         self._model = model
         self._optimizer = optimizer
         self._config = config
-        self._vocabulary_size = architecture.vocabulary_size
+        self._policy = SamplingDistribution(architecture.vocabulary_size, temperature)
+        self._model_itself = SamplingDistribution(architecture.vocabulary_size)
         self._layout = layout
         self._limits = limits
         self._device = next(model.parameters()).device
@@ -69,7 +72,7 @@ class TrainingStep:
         references = [None if once else self.logprobs(minibatch) for minibatch in minibatches]
         loss = choose_loss(algorithm)
         return [
-            self.update(minibatch, loss, advantages, learning_rate, reference)
+            self.update(minibatch, loss, advantages, learning_rate, reference, self._policy)
             for minibatch, reference in zip(minibatches, references, strict=True)
         ]
 
@@ -77,14 +80,14 @@ class TrainingStep:
         """One step on a whole batch with a loss that needs no reference policy."""
         (minibatch,) = pack_batch(batch, self._limits, self._layout.data_rank)
         advantages = torch.from_numpy(batch.advantages).to(self._device)
-        return self.update(minibatch, loss, advantages, learning_rate, None)
+        return self.update(minibatch, loss, advantages, learning_rate, None, self._model_itself)
 
     @torch.no_grad()
     def logprobs(self, minibatch: Minibatch) -> list[torch.Tensor]:
-        """[positions] for each microbatch on the last pipeline stage, nothing elsewhere; no gradient."""
+        """[positions] under the policy for each microbatch on the last pipeline stage, nothing elsewhere."""
 
         def forward(microbatches: Iterator[Any], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
-            output = next_token_logprobs(model, next(microbatches), self._vocabulary_size)
+            output = next_token_logprobs(model, next(microbatches), self._policy)
             return output, lambda logprobs: (logprobs.sum(), {"logprobs": logprobs.detach().flatten().clone()})
 
         self._model.eval()
@@ -99,6 +102,7 @@ class TrainingStep:
         advantages: torch.Tensor,
         learning_rate: float,
         references: list[torch.Tensor] | None,
+        distribution: SamplingDistribution,
     ) -> StepResult:
         """One optimiser step. `references` are the log-probabilities under pi_i; None: the policy is still pi_i."""
         # Megatron divides each loss by the number of microbatches and gradients by the data-parallel ranks;
@@ -108,7 +112,7 @@ class TrainingStep:
 
         def forward(microbatches: Iterator[Any], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
             number, microbatch = next(microbatches)
-            output = next_token_logprobs(model, microbatch, self._vocabulary_size)
+            output = next_token_logprobs(model, microbatch, distribution)
 
             def measure(output: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 logprobs = output.flatten()

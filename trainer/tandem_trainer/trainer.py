@@ -78,6 +78,7 @@ class Trainer:
             self._architecture,
             self._layout,
             _packing_limits(spec.hybrid.trainer.tokens_per_microbatch, self._layout, config, device.type),
+            spec.rollout.temperature,
         )
         self._checkpoints = Checkpoints(
             checkpoint_dir / "state", spec.checkpoint.keep, asdict(self._architecture), self._bare, self._optimizer

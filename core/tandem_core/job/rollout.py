@@ -43,7 +43,7 @@ class RolloutSpec(SpecModel):
     """The rollout phase ends as soon as this many prompts have all their answers; the rest is carried over.
     Left out: it waits for all."""
     temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature. Log-probabilities are recorded and trained on as of temperature 1."""
+    """Sampling temperature; the trainer's log-probabilities are those of this temperature too."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling: the smallest set of tokens with this probability."""
     repetition: RepetitionSpec = Field(default_factory=RepetitionSpec)

@@ -74,7 +74,7 @@ def _build_sample(record: SampleRecord) -> Sample:
     return Sample(
         iteration=record.iteration,
         group=f"group {record.group_id}, answer {record.index + 1}, prompt {record.prompt_id}",
-        prompt="",
+        prompt=shorten(record.prompt),
         text=shorten(record.text),
         reward=round_significant(record.reward),
         correct=record.correct,

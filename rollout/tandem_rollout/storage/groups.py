@@ -1,7 +1,7 @@
 """Groups and their answers in the database; each function works in the transaction it is given."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import Row, bindparam, exists, func, insert, select, update
@@ -34,14 +34,21 @@ def trajectory_id(group_id: int, index: int) -> int:
 
 
 async def insert_groups(
-    connection: AsyncConnection, iteration: int, prompt_ids: Sequence[int], group_size: int
+    connection: AsyncConnection,
+    iteration: int,
+    prompt_ids: Sequence[int],
+    group_size: int,
+    texts: Mapping[int, str],
 ) -> list[Group]:
-    """New groups with `group_size` empty answers each, in order of `prompt_ids`."""
+    """New groups with `group_size` empty answers each, in order of `prompt_ids`; `texts` are the prompts', by id."""
     if not prompt_ids:
         return []
     group_ids = await connection.scalars(
         insert(GroupRow).returning(GroupRow.id, sort_by_parameter_order=True),
-        [{"prompt_id": prompt_id, "created_iteration": iteration} for prompt_id in prompt_ids],
+        [
+            {"prompt_id": prompt_id, "prompt": texts.get(prompt_id, ""), "created_iteration": iteration}
+            for prompt_id in prompt_ids
+        ],
     )
     groups = [
         Group(

@@ -83,6 +83,7 @@ class SampleRecord:
 
     iteration: int
     prompt_id: int
+    prompt: str
     group_id: int
     index: int
     text: str
@@ -108,7 +109,7 @@ SELECT_EVALUATION_SAMPLES = select(EvaluationSampleRow).order_by(
 def select_samples(iteration: int, limit: int) -> Select[*tuple[Any, ...]]:
     """Answers that were trained on in `iteration`."""
     return (
-        select(TrajectoryRow, GroupRow.prompt_id, GroupRow.trained_iteration)
+        select(TrajectoryRow, GroupRow.prompt_id, GroupRow.prompt, GroupRow.trained_iteration)
         .join(GroupRow, GroupRow.id == TrajectoryRow.group_id)
         .where(GroupRow.trained_iteration == iteration)
         .order_by(TrajectoryRow.id)
@@ -159,6 +160,7 @@ def read_samples(rows: Sequence[Row[Any]]) -> list[SampleRecord]:
         SampleRecord(
             iteration=row.trained_iteration,
             prompt_id=row.prompt_id,
+            prompt=row.prompt,
             group_id=row.group_id,
             index=row.place,
             text=row.text,

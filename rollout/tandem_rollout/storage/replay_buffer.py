@@ -85,10 +85,15 @@ class ReplayBuffer:
         """Close all connections."""
         await self._database.dispose()
 
-    async def create_groups(self, iteration: int, prompt_ids: Sequence[int], group_size: int) -> list[Group]:
-        """New groups of `group_size` empty answers each, in order of `prompt_ids`."""
+    async def create_groups(
+        self, iteration: int, prompt_ids: Sequence[int], group_size: int, *, texts: Mapping[int, str] | None = None
+    ) -> list[Group]:
+        """New groups of `group_size` empty answers each, in order of `prompt_ids`.
+
+        `texts` are the prompts' texts by id; reports show them.
+        """
         async with self._database.writing() as connection:
-            return await groups.insert_groups(connection, iteration, prompt_ids, group_size)
+            return await groups.insert_groups(connection, iteration, prompt_ids, group_size, texts or {})
 
     async def groups_created(self) -> int:
         """Number of groups ever created: the place in the epoch for uniform sampling."""

@@ -31,6 +31,8 @@ class GroupRow(Table):
     __tablename__ = "groups"
     id: Mapped[int] = mapped_column(_Identity, primary_key=True, autoincrement=True)
     prompt_id: Mapped[int] = mapped_column(BigInteger)
+    prompt: Mapped[str] = mapped_column(Text, server_default="")
+    """Its text, for reports."""
     created_iteration: Mapped[int] = mapped_column(Integer)
     trained_iteration: Mapped[int | None] = mapped_column(Integer, index=True)
     """The one iteration whose batch has it."""
