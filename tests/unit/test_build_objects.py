@@ -169,3 +169,18 @@ def test_the_masters_database_address_comes_from_the_users_secret() -> None:
     master = build("postgresql")["Job/shared-database-master"]["spec"]["template"]["spec"]["containers"][0]
     values = {entry["name"]: entry.get("valueFrom") for entry in master["env"]}
     assert values["TANDEM_DATABASE_URL"] == {"secretKeyRef": {"name": "replay-buffer", "key": "url"}}
+
+
+def test_objects_of_a_job_that_is_not_in_kubernetes_can_be_applied_by_hand() -> None:
+    job = example("cpu")
+    without_uid = job.metadata.model_copy(update={"uid": ""})
+    rendered = build_objects(job.model_copy(update={"metadata": without_uid}), SETTINGS)
+    assert all("ownerReferences" not in built["metadata"] for built in rendered)
+    uids = {
+        entry["value"]
+        for template in pod_templates(rendered)
+        for container in containers(template)
+        for entry in container["env"]
+        if entry["name"] == "TANDEM_JOB_UID"
+    }
+    assert uids == {f"{job.metadata.namespace}.{job.metadata.name}"}

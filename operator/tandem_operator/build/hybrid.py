@@ -5,7 +5,7 @@ from tandem_core.job import RLJob
 
 from tandem_operator.build.devices import claim_devices
 from tandem_operator.build.jobs import build_indexed_job
-from tandem_operator.build.names import Component, component_name
+from tandem_operator.build.names import Component, component_name, job_identifier
 from tandem_operator.build.pods import build_container, build_template, build_volumes, mount_checkpoints
 from tandem_operator.build.settings import BuildSettings, KubernetesObject
 from tandem_operator.build.sidecar import build_sidecar
@@ -51,7 +51,7 @@ def build_trainer(job: RLJob, settings: BuildSettings) -> KubernetesObject:
         *("python", "-m", "torch.distributed.run"),
         "--rdzv-backend=tandem-etcd",
         f"--rdzv-endpoint={settings.etcd_endpoints}",
-        f"--rdzv-id={job.metadata.uid}",
+        f"--rdzv-id={job_identifier(job)}",
         f"--nnodes={hybrid.replicas}",
         f"--nproc-per-node={hybrid.ranks_per_replica}",
         f"--max-restarts={job.spec.backoff_limit}",

@@ -65,26 +65,32 @@ def build_labels(job: RLJob, component: Component | None = None) -> dict[str, st
     }
 
 
+def job_identifier(job: RLJob) -> str:
+    """What the job's prefix in etcd is named by: its uid, or namespace and name where it has none yet."""
+    return job.metadata.uid or f"{job.metadata.namespace}.{job.metadata.name}"
+
+
 def build_object(
     job: RLJob, api_version: str, kind: str, name: str, component: Component | None = None
 ) -> KubernetesObject:
-    """The head of an object that is owned by the job: Kubernetes deletes it with the job."""
-    return {
-        "apiVersion": api_version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": job.metadata.namespace,
-            "labels": build_labels(job, component),
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "RLJob",
-                    "name": job.metadata.name,
-                    "uid": job.metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
-        },
+    """The head of an object that is owned by the job: Kubernetes deletes it with the job.
+
+    A job without a uid is not in Kubernetes and owns nothing: its objects can be applied by hand.
+    """
+    metadata: KubernetesObject = {
+        "name": name,
+        "namespace": job.metadata.namespace,
+        "labels": build_labels(job, component),
     }
+    if job.metadata.uid:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": API_VERSION,
+                "kind": "RLJob",
+                "name": job.metadata.name,
+                "uid": job.metadata.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}

@@ -8,6 +8,7 @@ from tandem_operator.build.names import (
     checkpoint_claim_name,
     config_name,
     data_claim_name,
+    job_identifier,
     token_name,
 )
 from tandem_operator.build.overlay import apply_overlay
@@ -46,7 +47,7 @@ def build_environment(job: RLJob, settings: BuildSettings, component: Component)
         ]
     literal = {
         "TANDEM_JOB_FILE": f"{JOB_DIRECTORY}/{JOB_FILE_NAME}",
-        "TANDEM_JOB_UID": job.metadata.uid,
+        "TANDEM_JOB_UID": job_identifier(job),
         "TANDEM_ETCD_ENDPOINTS": settings.etcd_endpoints,
         "TANDEM_TOKEN_FILE": f"{TOKEN_DIRECTORY}/{TOKEN_FILE_NAME}",
         "TANDEM_SHM_DIR": f"{SHM_DIRECTORY}/tandem",
