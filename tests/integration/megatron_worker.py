@@ -5,6 +5,7 @@ Usage: megatron_worker.py PLAN.json, with torchrun's variables set. Writes resul
 
 import json
 import os
+import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from tandem_core.batches import TrainingBatch
+from tandem_core.errors import TandemError
 from tandem_core.job import parse_job
 from tandem_trainer.trainer import Trainer
 
@@ -46,6 +48,8 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
         return result
     trainer.warmup(lambda step: first, lambda step, loss: None)
     result["first"] = trainer.train(first)
+    if case.get("damage"):
+        result["disk_full"] = fill_the_disk(trainer, output)
     trainer.export_hugging_face(output / "trained-1")
     trainer.save_checkpoint()  # written while the next iteration trains
     result["second"] = trainer.train(second)
@@ -61,6 +65,25 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
         damage_newest(output / "checkpoints" / "state")
         result["damaged"] = resume(case, str(output / "checkpoints"), second, output, ports, force_offload=True)
     return result
+
+
+def fill_the_disk(trainer: Trainer, output: Path) -> list[str]:
+    """What is said when files may not grow beyond a few bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+    messages = []
+    try:
+        for write in (
+            lambda: (trainer.save_checkpoint(), trainer.finish_saving()),
+            lambda: trainer.export_hugging_face(output / "full"),
+        ):
+            try:
+                write()
+            except TandemError as error:
+                messages.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return messages
 
 
 def warm_up(case: dict[str, Any], output: Path, run: str, batch: TrainingBatch, ports: Any) -> dict[str, Any]:

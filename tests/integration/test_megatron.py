@@ -353,6 +353,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: Runs) -> N
     assert_equal(runs.tensors("one", "qwen3", "resumed-1"), runs.tensors("one", "qwen3", "trained-1"))
 
 
+def test_a_full_disk_is_named_and_the_checkpoint_before_stays(runs: Runs) -> None:
+    result = runs.results("one")[0]["qwen3"]
+    checkpoint, model = result["disk_full"]
+    assert "Make room" in checkpoint
+    assert str(runs.root / "one" / "qwen3" / "checkpoints") in checkpoint
+    assert "trained model cannot be written" in model
+    assert result["damaged"]["started_at"] == 1  # the state written once there was room again
+
+
 def test_offloading_frees_the_buffers_and_changes_nothing(runs: Runs) -> None:
     resumed = runs.results("one")[0]["qwen3"]["damaged"]
     assert resumed["bytes_while_offloaded"] == 0

@@ -5,8 +5,9 @@ checksum. Files are written by a thread of each rank while training goes on.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,16 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tandem_core.errors import TandemError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tandem_trainer.optimizer import describe_state, load_state
 
 _log = structlog.get_logger(__name__)
 _MARKER = "complete.json"
+
+
+class CheckpointNotWritten(TandemError):
+    """The disk did not take a checkpoint."""
 
 
 class Progress(BaseModel):
@@ -81,8 +87,12 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Copy the state and start writing it; finishes an earlier save first. A complete checkpoint of the same
-        progress is left as it is: training is deterministic."""
+        progress is left as it is: training is deterministic. Raises CheckpointNotWritten."""
         self.finish()
+        with _explained(self.directory):
+            self._begin(progress)
+
+    def _begin(self, progress: Progress) -> None:
         directory = self.directory / progress.directory
         if _on_first_rank(lambda: (directory / _MARKER).exists()):
             return
@@ -110,10 +120,14 @@ class Checkpoints:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the save in progress and complete it."""
+        """Wait for the save in progress and complete it; raises CheckpointNotWritten."""
         saving, self._saving = self._saving, None
         if saving is None:
             return
+        with _explained(self.directory):
+            self._finish(saving)
+
+    def _finish(self, saving: _Saving) -> None:
         own = saving.files.result()
         for finalize in saving.finalize:
             finalize()
@@ -172,6 +186,21 @@ class Checkpoints:
         return sorted((path.parent for path in self.directory.glob(f"*/{_MARKER}")), reverse=True)
 
 
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Turns errors of the disk into one that says what to do."""
+    try:
+        yield
+    except (OSError, CheckpointException) as error:
+        failures = [pair[0] for pair in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        told = "; ".join(sorted({str(failure) for failure in failures}))
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+        raise CheckpointNotWritten(
+            f"a checkpoint in {directory} cannot be written ({told}); {shutil.disk_usage(existing).free} bytes "
+            "are free there. Make room, then resume the job: it goes on from the checkpoint before and loses nothing"
+        ) from error
+
+
 def _make_empty(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)
@@ -225,6 +254,13 @@ def _on_first_rank[T](action: Callable[[], T]) -> T:
     """Runs `action` on rank 0 and gives its result to all."""
     if dist.get_world_size() == 1:
         return action()
-    result = [action() if dist.get_rank() == 0 else None]
+    result: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            result = [action()]
+        except OSError as error:
+            result = [error]  # the others wait for an answer
     dist.broadcast_object_list(result, src=0)
-    return result[0]  # type: ignore[return-value]
+    if isinstance(result[0], OSError):
+        raise result[0]
+    return result[0]

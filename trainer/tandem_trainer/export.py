@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from tandem_core.errors import TandemError
 
 from tandem_trainer.naming import OwnedSlice
 
@@ -20,6 +22,10 @@ _DTYPES: dict[torch.dtype, tuple[str, np.dtype[Any], str]] = {
 }
 """PyTorch's dtype: safetensors' name, what numpy writes it as, config.json's name."""
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".index.json")
+
+
+class ModelNotWritten(TandemError):
+    """There is no room for the trained model."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,7 @@ def export_model(slices: Iterable[OwnedSlice], model_dir: Path, directory: Path)
     if dist.get_rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         _copy_companions(model_dir, directory, config_name)
-        with partial.open("wb") as file:
-            file.write(plan.header)
-            file.truncate(plan.size_bytes)
+        _reserve(partial, plan)
     dist.barrier()
     for piece in own:
         _write_slice(partial, plan.offsets[piece.name], item, piece)
@@ -70,6 +74,20 @@ def export_model(slices: Iterable[OwnedSlice], model_dir: Path, directory: Path)
     if dist.get_rank() == 0:
         partial.replace(directory / "model.safetensors")
     dist.barrier()
+
+
+def _reserve(path: Path, plan: FilePlan) -> None:
+    """Write the header and take the space: a disk that fills while a mapped file is written ends the process."""
+    try:
+        with path.open("wb") as file:
+            file.write(plan.header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), 0, plan.size_bytes)
+    except OSError as error:
+        raise ModelNotWritten(
+            f"the trained model cannot be written to {path.parent} ({error.strerror}): it needs "
+            f"{plan.size_bytes} bytes, {shutil.disk_usage(path.parent).free} are free. Make room, then resume the job"
+        ) from error
 
 
 def _common_dtype(own: list[OwnedSlice]) -> torch.dtype:

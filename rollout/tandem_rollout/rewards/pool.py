@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -34,6 +34,8 @@ class Failure:
 
 
 type Outcome = float | Failure
+type Judge = Callable[[AnsweredPrompt, Outcome], float]
+"""Turns an outcome into a score, or raises RewardError."""
 
 
 class _WorkerLost(Exception):
@@ -144,28 +146,32 @@ class WorkerPool:
         for worker in workers:
             await worker.end()
 
-    async def score(self, scorer: str, answers: Sequence[AnsweredPrompt]) -> list[Outcome]:
-        """An outcome for each answer. One that hangs or ends its process twice is a Failure."""
+    async def score(self, scorer: str, answers: Sequence[AnsweredPrompt], judge: Judge) -> list[float]:
+        """What `judge` makes of each answer's outcome. One that hangs or ends its process twice is a Failure.
+
+        An error of `judge` ends the scoring of all answers at once, in an exception group.
+        """
         chunks = [answers[start : start + _CHUNK] for start in range(0, len(answers), _CHUNK)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._score_chunk(scorer, chunk)) for chunk in chunks]
-        return [outcome for task in tasks for outcome in task.result()]
+            tasks = [group.create_task(self._score_chunk(scorer, chunk, judge)) for chunk in chunks]
+        return [score for task in tasks for score in task.result()]
 
-    async def _score_chunk(self, scorer: str, answers: Sequence[AnsweredPrompt]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
+    async def _score_chunk(self, scorer: str, answers: Sequence[AnsweredPrompt], judge: Judge) -> list[float]:
+        scores: list[float] = []
         alone = False
-        while len(outcomes) < len(answers):
-            rest = answers[len(outcomes) :]
+        while len(scores) < len(answers):
+            rest = answers[len(scores) :]
             try:
-                outcomes += await self._score_on_worker(scorer, rest[:1] if alone else rest)
+                outcomes = await self._score_on_worker(scorer, rest[:1] if alone else rest)
             except _WorkerLost as lost:
                 _log.warning("scoring process lost", scorer=scorer, alone=alone, why=str(lost))
-                outcomes += lost.outcomes
+                outcomes = list(lost.outcomes)
                 if alone:
                     outcomes.append(Failure(f"{lost}, twice"))
                 # Which answer it was is only known once each is scored alone: replies come in bunches.
                 alone = True
-        return outcomes
+            scores += [judge(answer, outcome) for answer, outcome in zip(rest, outcomes, strict=False)]
+        return scores
 
     async def _score_on_worker(self, scorer: str, answers: Sequence[AnsweredPrompt]) -> list[Outcome]:
         worker = await self._acquire()

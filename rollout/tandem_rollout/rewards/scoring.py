@@ -5,12 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import structlog
 from tandem_core.job import RLJobSpec
-from tandem_core.job.rewards import ExactReward, HttpReward, Reward
+from tandem_core.job.rewards import ExactReward, FunctionReward, HttpReward, Reward
 
 from tandem_rollout.prompts import Prompt
 from tandem_rollout.rewards.answers import AnsweredPrompt, RewardError, describe_failure
@@ -104,22 +105,25 @@ class Scoring:
 
     async def _score_with(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> list[float]:
         name = scorer_name(reward)
+        judge = partial(self._checked, reward)
+        self._scored[name] += len(answered)
+        if needs_process(reward) and self._pool is not None:
+            return await self._pool.score(name, answered, judge)
         outcomes: Sequence[Outcome]
         if isinstance(reward, ExactReward):
             exact = ExactScorer(reward)
             outcomes = [exact.score(each) for each in answered]
         elif isinstance(reward, HttpReward):
             outcomes = await self._http[name].score(answered)
-        elif self._pool is not None:
-            outcomes = await self._pool.score(name, answered)
         else:
             raise RewardError(f"scorer {name} has no process to run in")
-        self._scored[name] += len(answered)
-        return [self._checked(reward, each, outcome) for each, outcome in zip(answered, outcomes, strict=True)]
+        return [judge(each, outcome) for each, outcome in zip(answered, outcomes, strict=True)]
 
     def _checked(self, reward: Reward, answered: AnsweredPrompt, outcome: Outcome) -> float:
         """The score, or 0 for an answer that a library cannot cope with. Raises RewardError."""
         name = scorer_name(reward)
+        if isinstance(reward, FunctionReward):
+            name += f" ({reward.function})"
         if isinstance(outcome, Failure):
             problem = describe_failure(name, answered, outcome.reason)
             if outcome.reference or not wrong_when_failing(reward):
