@@ -64,9 +64,16 @@ def export_model(slices: Iterable[OwnedSlice], model_dir: Path, directory: Path)
     plan = plan_file(shapes, dtype_name, item.itemsize)
     partial = directory / "model.safetensors.part"
     if dist.get_rank() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        _copy_companions(model_dir, directory, config_name)
-        _reserve(partial, plan)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _copy_companions(model_dir, directory, config_name)
+            _reserve(partial, plan)
+        except OSError as error:
+            existing = next(path for path in (directory, *directory.parents) if path.exists())
+            raise ModelNotWritten(
+                f"the trained model cannot be written to {directory} ({error.strerror}): it needs {plan.size_bytes} "
+                f"bytes, {shutil.disk_usage(existing).free} are free. Make room, then resume the job"
+            ) from error
     dist.barrier()
     for piece in own:
         _write_slice(partial, plan.offsets[piece.name], item, piece)
@@ -78,16 +85,10 @@ def export_model(slices: Iterable[OwnedSlice], model_dir: Path, directory: Path)
 
 def _reserve(path: Path, plan: FilePlan) -> None:
     """Write the header and take the space: a disk that fills while a mapped file is written ends the process."""
-    try:
-        with path.open("wb") as file:
-            file.write(plan.header)
-            file.flush()
-            os.posix_fallocate(file.fileno(), 0, plan.size_bytes)
-    except OSError as error:
-        raise ModelNotWritten(
-            f"the trained model cannot be written to {path.parent} ({error.strerror}): it needs "
-            f"{plan.size_bytes} bytes, {shutil.disk_usage(path.parent).free} are free. Make room, then resume the job"
-        ) from error
+    with path.open("wb") as file:
+        file.write(plan.header)
+        file.flush()
+        os.posix_fallocate(file.fileno(), 0, plan.size_bytes)
 
 
 def _common_dtype(own: list[OwnedSlice]) -> torch.dtype:
