@@ -1,6 +1,7 @@
 """Coordination against a real etcd, which is also killed and compacted."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ from .conftest import EtcdServer, free_port
 
 def phase_record(iteration: int, token: int = 0) -> PhaseRecord:
     return PhaseRecord(iteration=iteration, phase=Phase.ROLLOUT, version=0, token=token, started_at=0.0)
+
+
+def at(iteration: int) -> Callable[[Mapping[str, PhaseRecord]], bool]:
+    """Whether the mirrored phase has come to `iteration`."""
+    return lambda values: "" in values and values[""].iteration == iteration
 
 
 def ack(rank: int, error: str = "") -> Ack:
@@ -60,7 +66,7 @@ async def test_a_mirror_lists_again_after_compaction(store: Store, keys: JobKeys
         restarted = asyncio.create_task(mirror._watch(1))  # a watch that asks for compacted revisions ends
         await asyncio.wait_for(restarted, 5)
         await store.put(keys.phase, phase_record(99))
-        await mirror.wait_for(lambda values: values[""].iteration == 99, 5)
+        await mirror.wait_for(at(99), 5)
 
 
 async def test_everything_goes_on_after_etcd_was_killed(tmp_path: Path, keys: JobKeys) -> None:
@@ -82,7 +88,7 @@ async def test_everything_goes_on_after_etcd_was_killed(tmp_path: Path, keys: Jo
                 await asyncio.sleep(1)  # the outage itself
                 server.start()
                 await asyncio.wait_for(write, 30)
-                await phase.wait_for(lambda values: values[""].iteration == 2, 30)
+                await phase.wait_for(at(2), 30)
                 await members.wait_for(lambda values: "trainer/0" in values, 30)
     finally:
         server.kill()
@@ -94,7 +100,7 @@ async def test_a_member_goes_when_its_process_stops_renewing(store: Store, keys:
         await membership.__aenter__()
         await membership.update(engine=EngineStatus(url="http://x", state=EngineState.SERVING, version=3))
         seen = await members.wait_for(lambda values: values.get("inference/pod-0"), 5)
-        await members.wait_for(lambda values: values["inference/pod-0"].engine is not None, 5)
+        await members.wait_for(lambda values: "inference/pod-0" in values and bool(values["inference/pod-0"].engine), 5)
         assert seen.incarnation
         assert membership._task is not None
         membership._task.cancel()  # as if the process were killed

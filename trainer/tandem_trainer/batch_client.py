@@ -56,7 +56,7 @@ class BatchClient:
             for attempt in Retrying(
                 retry=retry_if_exception_type((_MasterAway, httpx.TransportError)),
                 stop=stop_after_delay(timeout_seconds),
-                wait=wait_exponential_jitter(initial=0.02, max=2.0),
+                wait=wait_exponential_jitter(multiplier=0.02, max=2.0),
                 before_sleep=_log_attempt,
                 reraise=True,
             ):
