@@ -107,7 +107,7 @@ def _build_numbers(summary: Summary, rewards: list[float]) -> RenderableType:
     table.add_row("answers", f"{summary.samples:,} trained on  {speed}{length}{carried}")
     version = "none" if summary.version < 0 else str(summary.version)
     loss = "" if summary.loss is None else f"  loss {summary.loss:.4g}"
-    table.add_row("weights", f"version {version}  {summary.engines_serving} engines serving{loss}")
+    table.add_row("weights", f"version {version}  engines serving: {summary.engines_serving}{loss}")
     return table
 
 
