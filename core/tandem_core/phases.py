@@ -42,8 +42,3 @@ def next_phase(phase: Phase, iteration: int, last_iteration: int) -> tuple[Phase
         case Phase.LOADING:
             return (Phase.DONE, iteration) if iteration >= last_iteration else (Phase.ROLLOUT, iteration + 1)
     raise ValueError(f"no phase follows {phase}")
-
-
-def trained_before(phase: Phase, iteration: int) -> int:
-    """The iteration whose training every trainer rank must have behind it when it enters `phase`; -1: none."""
-    return iteration if phase in (Phase.PUBLISHING, Phase.LOADING, Phase.DONE) else iteration - 1

@@ -29,7 +29,7 @@ class PhaseBarriers:
         self._members = members
         self._trainers = trainer_names(job)
         self._sidecars = sidecar_names(job)
-        self._prefix = f"{keys.prefix}acks/"
+        self._prefix = keys.all_acks
         # One watch for all phases: etcd tells a new one of what was before it only after up to 100 ms.
         self._acks: Mirror[Ack] = Mirror(store, self._prefix, Ack)
         self._waiting: tuple[str, Collection[str]] | None = None

@@ -20,7 +20,7 @@ async def observe_manifest(store: Store, keys: JobKeys, version: int, timeout_se
     If the trainer started anew in between, parts of both starts are there for a while: they are waited for. Raises
     ManifestError if the parts still do not fit together after `timeout_seconds`.
     """
-    prefix = f"{keys.version(version)}parts/"
+    prefix = keys.manifest_parts(version)
     parts = await store.list_prefix(prefix, ManifestPart)
     try:
         return await asyncio.to_thread(merge_parts, list(parts.values()))

@@ -187,7 +187,7 @@ class Service:
 
     async def _receive(self, commit: Commit) -> ReceivedVersion:
         with self.engine.timeline.measure("receive"):
-            parts = await self._store.list_prefix(f"{self._keys.version(commit.version)}parts/", ManifestPart)
+            parts = await self._store.list_prefix(self._keys.manifest_parts(commit.version), ManifestPart)
             received = await receive_version(
                 list(parts.values()),
                 commit,

@@ -3,7 +3,6 @@
 Given to vLLM as worker extension class; importing it registers the weight-transfer backend "tandem".
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,6 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
 
     def start_weight_update(self) -> None:
         """Prepare every layer to take its weights anew."""
-        self._started = time.perf_counter()
         self._loaded: set[str] = set()
         self._expected = {name for name, _ in self.model.named_parameters()}
         pack_experts_on_every_load(self.model)
@@ -97,7 +95,6 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_output_layers(self.model)
         self._files.drop_replaced()
-        self.load_seconds = time.perf_counter() - self._started
 
     def shutdown(self) -> None:
         """Let go of the files."""
@@ -105,13 +102,8 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
 
 
 class TandemWorkerExtension:
-    """Mixed into vLLM's worker class; what the checkpoint engine may call with collective_rpc."""
-
-    weight_transfer_engine: Any
-
-    def tandem_load_seconds(self) -> float:
-        """Duration of the last weight update in this worker; -1 before the first."""
-        return float(getattr(self.weight_transfer_engine, "load_seconds", -1.0))
+    """Mixed into vLLM's worker class, and adds nothing to it: naming it makes each worker import this module, which
+    registers the engine."""
 
 
 def _partly_loaded_layers(model: torch.nn.Module) -> list[str]:

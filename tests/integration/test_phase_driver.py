@@ -179,7 +179,7 @@ async def test_old_acknowledgements_and_versions_go(store: Store, keys: JobKeys,
     job = build_job("spec.iterations=5")
     async with Members(store, keys, job, buffer), start_master(store, keys, job, buffer) as master:
         await asyncio.wait_for(master.driver.run(), 30)
-    acks = await store.list_prefix(f"{keys.prefix}acks/", Ack)
+    acks = await store.list_prefix(keys.all_acks, Ack)
     assert {name.split("/")[0] for name in acks} == {"00000005"}
     response = await store.kv.get(keys.weights, range_end=prefix_range_end(keys.weights))
     versions = {kv.key.decode().removeprefix(keys.weights) for kv in response.kvs}

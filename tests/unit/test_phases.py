@@ -1,7 +1,7 @@
 """The order of phases."""
 
 import pytest
-from tandem_core.phases import Phase, next_phase, trained_before
+from tandem_core.phases import Phase, next_phase
 
 
 def test_a_job_of_two_iterations_goes_through_all_phases_in_order() -> None:
@@ -28,19 +28,3 @@ def test_a_resumed_job_publishes_what_it_had_reached_and_goes_on() -> None:
 def test_nothing_follows_a_final_phase(phase: Phase) -> None:
     with pytest.raises(ValueError, match="no phase follows"):
         next_phase(phase, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("phase", "iteration", "trained"),
-    [
-        (Phase.WARMUP, 0, -1),
-        (Phase.PUBLISHING, 0, 0),
-        (Phase.ROLLOUT, 1, 0),
-        (Phase.TRAINING, 5, 4),
-        (Phase.PUBLISHING, 5, 5),
-        (Phase.LOADING, 5, 5),
-        (Phase.DONE, 5, 5),
-    ],
-)
-def test_what_a_trainer_must_have_behind_it(phase: Phase, iteration: int, trained: int) -> None:
-    assert trained_before(phase, iteration) == trained

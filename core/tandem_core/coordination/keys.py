@@ -56,9 +56,14 @@ class JobKeys:
         """One member."""
         return f"{self.members}{role}/{name}"
 
+    @property
+    def all_acks(self) -> str:
+        """Prefix of all acknowledgements."""
+        return f"{self.prefix}acks/"
+
     def acks(self, iteration: int, phase: Phase | None = None) -> str:
         """Prefix of the acknowledgements of an iteration, or of one of its phases."""
-        return f"{self.prefix}acks/{iteration:08d}/" + (f"{phase}/" if phase else "")
+        return f"{self.all_acks}{iteration:08d}/" + (f"{phase}/" if phase else "")
 
     def ack(self, iteration: int, phase: Phase, member: str) -> str:
         """One acknowledgement."""
@@ -73,9 +78,13 @@ class JobKeys:
         """Prefix of one version."""
         return f"{self.weights}{version:08d}/"
 
+    def manifest_parts(self, version: int) -> str:
+        """Prefix of all ranks' manifest parts."""
+        return f"{self.version(version)}parts/"
+
     def manifest_part(self, version: int, rank: int) -> str:
         """One rank's manifest part."""
-        return f"{self.version(version)}parts/{rank:05d}"
+        return f"{self.manifest_parts(version)}{rank:05d}"
 
     def commit(self, version: int) -> str:
         """Exists if and only if the version may be served."""
