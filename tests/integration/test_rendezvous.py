@@ -121,6 +121,16 @@ def test_a_lost_pod_restarts_the_ranks_in_place(agents: Agents, lost: int) -> No
     assert {(agents.directory / f"finished-{rank}").read_text() for rank in (0, 1)} == {"2"}
 
 
+def test_a_stopped_rank_is_ended_and_all_ranks_restart_in_place(agents: Agents) -> None:
+    agents.start(0)
+    agents.start(1)
+    agents.wait_for(lambda: agents.rounds(0) == agents.rounds(1) == 1, "the first start")
+    (rank,) = agents.ranks(1)
+    os.kill(rank, signal.SIGSTOP)  # and nobody continues it
+    agents.wait_for(lambda: agents.rounds(0) == agents.rounds(1) == 2, "the restart in place")
+    assert all(agent.poll() is None for agent in agents.running.values()), agents.logs()
+
+
 async def test_pods_that_come_back_to_a_finished_job_end_at_once(agents: Agents, store: Store, keys: JobKeys) -> None:
     (agents.directory / "finish").touch()
     agents.start(0)

@@ -29,6 +29,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousBackend
 
+from tandem_trainer.agent_health import start_agent_health
 from tandem_trainer.etcd_c10d_store import EtcdC10dStore
 from tandem_trainer.event_loop_thread import EventLoopThread
 from tandem_trainer.follow import is_over
@@ -61,6 +62,7 @@ def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     etcd is at TANDEM_ETCD_ENDPOINTS, else at the rendezvous endpoint. Leaves the process with code 0 if the job is
     over: the ranks of the other pods have ended and will not come back.
     """
+    start_agent_health()
     # Each round needs a TCPStore of its own: torch keeps the address of the first one for as long as an agent lives,
     # and sorts keys by a restart count in which agents of different age differ.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

@@ -6,7 +6,13 @@ from tandem_core.job import RLJob
 from tandem_operator.build.devices import claim_devices
 from tandem_operator.build.jobs import build_indexed_job
 from tandem_operator.build.names import Component, component_name, job_identifier
-from tandem_operator.build.pods import build_container, build_template, build_volumes, mount_checkpoints
+from tandem_operator.build.pods import (
+    build_container,
+    build_life_probes,
+    build_template,
+    build_volumes,
+    mount_checkpoints,
+)
 from tandem_operator.build.settings import BuildSettings, KubernetesObject
 from tandem_operator.build.sidecar import build_sidecar
 
@@ -62,6 +68,7 @@ def build_trainer(job: RLJob, settings: BuildSettings) -> KubernetesObject:
     return {
         **build_container(job, settings, Component.HYBRID, TRAINER_CONTAINER, image, command),
         "ports": [{"name": "metrics", "containerPort": TRAINER_METRICS_PORT}],
+        **build_life_probes(job, TRAINER_METRICS_PORT),
     }
 
 

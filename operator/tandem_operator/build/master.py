@@ -1,13 +1,18 @@
 """The rollout master: one pod that drives the phases and keeps the replay buffer."""
 
-from math import ceil
-
 from tandem_core.environment import MASTER_PORT
 from tandem_core.job import RLJob
 
 from tandem_operator.build.jobs import build_indexed_job
 from tandem_operator.build.names import Component
-from tandem_operator.build.pods import build_container, build_probe, build_template, build_volumes, mount_data
+from tandem_operator.build.pods import (
+    build_container,
+    build_life_probes,
+    build_probe,
+    build_template,
+    build_volumes,
+    mount_data,
+)
 from tandem_operator.build.settings import BuildSettings, KubernetesObject
 
 MASTER_CONTAINER = "master"
@@ -22,10 +27,7 @@ def build_master_job(job: RLJob, settings: BuildSettings) -> KubernetesObject:
     master = {
         **build_container(job, settings, Component.MASTER, MASTER_CONTAINER, image, ["python", "-m", "tandem_rollout"]),
         "ports": [{"name": "http", "containerPort": MASTER_PORT}],
-        "startupProbe": build_probe(
-            "/healthz", MASTER_PORT, period_seconds=1, failures=ceil(job.spec.deadlines.startup)
-        ),
-        "livenessProbe": build_probe("/healthz", MASTER_PORT, period_seconds=10, failures=6),
+        **build_life_probes(job, MASTER_PORT),
         "readinessProbe": build_probe("/readyz", MASTER_PORT, period_seconds=5, failures=3),
     }
     if job.spec.storage.url_secret is not None:

@@ -1,5 +1,7 @@
 """What all pods of a job share: environment, volumes, security, probes, and the overlay on top."""
 
+from math import ceil
+
 from tandem_core.job import RLJob
 
 from tandem_operator.build.names import (
@@ -27,6 +29,8 @@ DATA_DIRECTORY = "/var/lib/tandem/data"
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 USER_ID = 1000
+HANGING_GRACE_SECONDS = 5
+"""From SIGTERM to SIGKILL for a container whose liveness probe failed, instead of its pod's time."""
 
 
 def build_environment(job: RLJob, settings: BuildSettings, component: Component) -> list[KubernetesObject]:
@@ -145,6 +149,21 @@ def build_template(
     }
     template = {"metadata": {"labels": build_labels(job, component)}, "spec": {**shared, **spec}}
     return apply_overlay(template, overlay, place=f"spec.pods.{component}")
+
+
+def build_life_probes(job: RLJob, port: int) -> KubernetesObject:
+    """startupProbe and livenessProbe of a server whose /healthz says no more than that its process runs.
+
+    What has not answered for 15 s hangs: the answer takes milliseconds, also on a busy machine. It cannot end in
+    order any more, so that it gets no time for that.
+    """
+    return {
+        "startupProbe": build_probe("/healthz", port, period_seconds=1, failures=ceil(job.spec.deadlines.startup)),
+        "livenessProbe": {
+            **build_probe("/healthz", port, period_seconds=5, failures=3),
+            "terminationGracePeriodSeconds": HANGING_GRACE_SECONDS,
+        },
+    }
 
 
 def build_probe(path: str, port: int, *, period_seconds: int, failures: int) -> KubernetesObject:

@@ -1,12 +1,10 @@
 """The container of the checkpoint engine and its vLLM, the same in hybrid and in inference pods."""
 
-from math import ceil
-
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, ENGINE_PORT
 from tandem_core.job import RLJob
 
 from tandem_operator.build.names import Component
-from tandem_operator.build.pods import build_container, build_probe
+from tandem_operator.build.pods import build_container, build_life_probes
 from tandem_operator.build.settings import BuildSettings, KubernetesObject
 
 INFERENCE_CONTAINER = "inference"
@@ -28,8 +26,5 @@ def build_sidecar(job: RLJob, settings: BuildSettings, component: Component) -> 
             {"name": "checkpoint", "containerPort": CHECKPOINT_ENGINE_PORT},
             {"name": "engine", "containerPort": ENGINE_PORT},
         ],
-        "startupProbe": build_probe(
-            "/healthz", CHECKPOINT_ENGINE_PORT, period_seconds=1, failures=ceil(job.spec.deadlines.startup)
-        ),
-        "livenessProbe": build_probe("/healthz", CHECKPOINT_ENGINE_PORT, period_seconds=10, failures=6),
+        **build_life_probes(job, CHECKPOINT_ENGINE_PORT),
     }
