@@ -13,7 +13,7 @@ import uvicorn
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership, new_member
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import PhaseRecord, Role
+from tandem_core.coordination.records import EngineState, PhaseRecord, Role
 from tandem_core.coordination.store import Store
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, EXIT_FOR_GOOD, PodEnvironment
 from tandem_core.errors import TandemError
@@ -23,7 +23,7 @@ from tandem_core.model_files import prepare_model
 from tandem_core.weights.manifest import Commit
 
 from tandem_sidecar.api import Presence, build_api
-from tandem_sidecar.engine import Engine, EngineSettings
+from tandem_sidecar.engine import FAREWELL_SECONDS, Engine, EngineSettings
 from tandem_sidecar.engine_arguments import build_engine_command
 from tandem_sidecar.service import Service, ServiceSettings
 
@@ -104,6 +104,7 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
         member = new_member(role, pod.pod_name, pod.pod_name, url, engine.status)
         membership = await stack.enter_async_context(Membership(store, keys, member))
         await stack.enter_async_context(engine)
+        stack.push_async_callback(_say_goodbye, membership, engine)
         settings = ServiceSettings(
             role=role,
             pod=pod.pod_name,
@@ -116,6 +117,13 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
         presence.service = Service(settings, store, keys, engine, membership, phase, newest)
         log.info("following the job", job=job.metadata.name, pod=pod.pod_name, role=role)
         await presence.service.run()
+
+
+async def _say_goodbye(membership: Membership, engine: Engine) -> None:
+    """No new requests, while the engine hands back what it has."""
+    with contextlib.suppress(TandemError, TimeoutError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            await membership.update(engine=engine.status.model_copy(update={"state": EngineState.IDLE}))
 
 
 def _messages(errors: ExceptionGroup[Exception]) -> Iterator[str]:

@@ -46,6 +46,8 @@ class LoadAnswer(BaseModel):
     version: int
     fetched_bytes: int
     """From other pods."""
+    refetched_bytes: int
+    """Of slices that one replica did not give as attested, and another did."""
     fetch_seconds: float
     verify_seconds: float
 
@@ -148,6 +150,7 @@ def _add_engine(app: FastAPI, presence: Presence, guarded: "list[Depends]") -> N
         return LoadAnswer(
             version=received.version,
             fetched_bytes=received.fetched_bytes,
+            refetched_bytes=received.refetched_bytes,
             fetch_seconds=received.fetch_seconds,
             verify_seconds=received.verify_seconds,
         )

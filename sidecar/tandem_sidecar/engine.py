@@ -17,6 +17,7 @@ from tandem_core.coordination.records import EngineState, EngineStatus
 from tandem_sidecar.engine_arguments import EngineCommand
 from tandem_sidecar.engine_client import EngineClient, EngineError
 from tandem_sidecar.engine_process import EngineProcess, EngineProcessError
+from tandem_sidecar.engine_watch import wait_for_hang
 from tandem_sidecar.follow import LoadedVersion, ReleaseMode
 from tandem_sidecar.timeline import Timeline
 
@@ -119,7 +120,6 @@ class Engine:
             if self.loaded is None or self.state is not EngineState.IDLE:
                 raise EngineError(f"the engine is {self.state} with no committed weights: load a version first")
             await self._client.resume()
-            await self._client.turn_gate(is_open=True)
             self._become(EngineState.SERVING)
 
     async def release(self, mode: ReleaseMode | None = None) -> None:
@@ -163,22 +163,14 @@ class Engine:
 
     async def _switch(self, loaded: LoadedVersion, load_file: Path) -> None:
         await self._ensure_up()
-        if self.state is EngineState.SERVING:
-            await self._pause()
         self.loaded = None
-        with self.timeline.measure("update"):
-            await self._client.update_weights(str(load_file), loaded.version)
-        with self.timeline.measure("probe"):
-            await self._client.resume()
-            await self._client.probe(loaded.version)
-        await self._client.turn_gate(is_open=True)
+        self._become(EngineState.IDLE)
+        self.timeline.add(*await self._client.load(str(load_file), loaded.version))
         self.loaded = loaded
         self._become(EngineState.SERVING)
 
     async def _pause(self) -> None:
-        with self.timeline.measure("pause"):
-            await self._client.turn_gate(is_open=False)
-            await self._client.pause("abort")
+        self.timeline.add(*await self._client.pause())
         self._become(EngineState.IDLE)
 
     async def _ensure_up(self) -> None:
@@ -196,10 +188,11 @@ class Engine:
         self._lost = False
         try:
             with self.timeline.measure("start"):
-                await self._process.start()
+                pid = await self._process.start()
+                self._watching = asyncio.create_task(self._watch(pid), name="watch of the engine")
                 await self._wait_until_healthy()
                 await self._client.init_weights()
-                await self._client.pause("abort")
+                await self._client.pause()
         except (EngineError, EngineProcessError, TimeoutError) as error:
             await self._discard()
             self._become(EngineState.FAILED)
@@ -210,7 +203,6 @@ class Engine:
                 ) from error
             raise
         self._become(EngineState.IDLE)
-        self._watching = asyncio.create_task(self._watch(), name="watch of the engine")
 
     async def _wait_until_healthy(self) -> None:
         # vLLM says nowhere that it is ready: its port is asked until it answers.
@@ -229,10 +221,21 @@ class Engine:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._process.ended.wait(), READINESS_INTERVAL_SECONDS)
 
-    async def _watch(self) -> None:
-        """Note the end of an engine that nobody ended."""
-        await self._process.ended.wait()
-        log.error("vLLM ended by itself", status=self._process.status, state=self.state)
+    async def _watch(self, pid: int) -> None:
+        """End an engine that hangs, and note the end of one that nobody ended."""
+        hanging = asyncio.create_task(wait_for_hang(self._client, pid))
+        ending = asyncio.create_task(self._process.ended.wait())
+        try:
+            await asyncio.wait([hanging, ending], return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                log.error("vLLM hangs; ending it", engine=pid, reason=hanging.result(), state=self.state)
+                await self._process.stop(term_seconds=0)
+        except EngineProcessError as error:
+            log.error("vLLM cannot be ended", error=str(error))
+        finally:
+            hanging.cancel()
+            ending.cancel()
+        log.error("vLLM has ended", status=self._process.status, state=self.state)
         self._forget(lost=True)
         self._become(EngineState.FAILED)
 
@@ -253,6 +256,8 @@ class Engine:
         self.loaded, self._asleep, self._lost = None, False, lost
 
     def _become(self, state: EngineState) -> None:
+        if state in (EngineState.IDLE, EngineState.SERVING) and self._process.pid is None:
+            raise EngineError("vLLM has ended meanwhile")
         self.state = state
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

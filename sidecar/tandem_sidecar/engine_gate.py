@@ -1,31 +1,33 @@
 """Keeps prompts outside vLLM until its weights are the committed ones: it runs inside vLLM (--middleware).
 
 vLLM takes prompts as soon as it is up, on dummy weights, and /wake_up lets waiting ones run on whatever memory
-holds. The gate is closed from the start; the checkpoint engine opens it after an update whose probe was right.
+holds. The gate is closed from the start, and opens only after an update whose probe was right. It also pauses and
+updates vLLM, each in one request: vLLM's own endpoints take six, and its /pause sleeps for 20 ms.
 """
 
 import asyncio
-from urllib.parse import parse_qs
+import json
+import math
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import parse_qsl
 
 from tandem_sidecar.engine_auth import Application, Receive, Scope, Send, answer_json
 
-GATE_PATH = "/tandem/gate"
-"""POST with ?open=true or false."""
-PROBE_HEADER = "x-tandem-probe"
-"""A request with this header passes the closed gate."""
-CONTROL_PATHS = frozenset(
-    {
-        "/finish_weight_update",
-        "/init_weight_transfer_engine",
-        "/pause",
-        "/resume",
-        "/sleep",
-        "/start_weight_update",
-        "/update_weights",
-        "/wake_up",
-    }
-)
-"""What the checkpoint engine posts; everything else that is posted waits for the gate."""
+PAUSE_PATH, RESUME_PATH, LOAD_PATH = "/tandem/pause", "/tandem/resume", "/tandem/load"
+"""What the checkpoint engine posts to the gate; LOAD_PATH takes ?path= of the load file and &version=."""
+CONTROL_PATHS = frozenset({"/init_weight_transfer_engine", "/sleep", "/wake_up"})
+"""What it posts to vLLM itself; everything else that is posted waits for the gate."""
+PAUSE_SECONDS = 20.0
+"""Aborting takes 3 ms: an engine that needs this long hangs, and the trainer waits for its memory."""
+PROBE_SECONDS = 60.0
+LATECOMER_SECONDS = 0.02
+"""A request that reaches the scheduler after all were aborted waits there: it is aborted after this time."""
+PROBE_TOKENS = [1, 2, 3]
+"""Any tokens do; every vocabulary has these."""
 
 
 class EngineGate:
@@ -34,25 +36,119 @@ class EngineGate:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._open = asyncio.Event()
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._actions: dict[str, Callable[..., Awaitable[None]]] = {
+            PAUSE_PATH: self._pause,
+            RESUME_PATH: self._resume,
+            LOAD_PATH: self._load,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == GATE_PATH:
-            await self._turn(scope, send)
-            return
-        if self._must_wait(scope):
-            await self._open.wait()
-        await self._application(scope, receive, send)
-
-    def _must_wait(self, scope: Scope) -> bool:
-        if scope["type"] == "lifespan" or self._open.is_set():
-            return False
-        if scope["type"] == "http" and (scope["method"] != "POST" or scope["path"] in CONTROL_PATHS):
-            return False
-        return all(name != PROBE_HEADER.encode() for name, _ in scope["headers"])
-
-    async def _turn(self, scope: Scope, send: Send) -> None:
-        if parse_qs(scope["query_string"].decode()).get("open") == ["true"]:
-            self._open.set()
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._actions:
+            await self._carry_out(scope, send)
+        elif _is_prompt(scope):
+            await self._let_in(scope, receive, send)
         else:
+            await self._application(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while not self._open.is_set():
+            await self._open.wait()
+        self._inside += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    async def _carry_out(self, scope: Scope, send: Send) -> None:
+        """Answer with the parts of the action: [name, start, end] in Unix seconds."""
+        parts = _Parts()
+        try:
+            action = self._actions[scope["path"]]
+            await action(scope["app"].state.engine_client, parts, **dict(parse_qsl(scope["query_string"].decode())))
+        except Exception as error:  # whatever it was, the checkpoint engine has to know
+            reason = f"{type(error).__name__}: {error}"
+            await answer_json(send, 500, json.dumps({"error": reason}).encode())
+        else:
+            await answer_json(send, 200, json.dumps(parts.noted).encode())
+
+    async def _pause(self, engine: Any, parts: "_Parts") -> None:
+        """Close, answer requests with what they have, and empty the prefix cache: other weights make other keys."""
+        with parts.measure("pause"):
             self._open.clear()
-        await answer_json(send, 200, b'{"open":true}' if self._open.is_set() else b'{"open":false}')
+            async with asyncio.timeout(PAUSE_SECONDS):
+                while True:
+                    await engine.engine_core.pause_scheduler_async(mode="abort", clear_cache=True)
+                    if await self._is_empty(LATECOMER_SECONDS):
+                        return
+
+    async def _resume(self, engine: Any, _: "_Parts") -> None:
+        await engine.resume_generation()
+        self._open.set()
+
+    async def _load(self, engine: Any, parts: "_Parts", *, path: str, version: str) -> None:
+        """Replace the weights by those that the load file names, try them, and open."""
+        await self._pause(engine, parts)
+        with parts.measure("update"):
+            await engine.start_weight_update()
+            await engine.collective_rpc("update_weights", kwargs={"update_info": {"path": path}})
+            await engine.finish_weight_update(version)
+        with parts.measure("probe"):
+            await engine.resume_generation()
+            async with asyncio.timeout(PROBE_SECONDS):
+                await _probe(engine, version)
+        self._open.set()
+
+    async def _is_empty(self, seconds: float) -> bool:
+        """Whether all requests have been answered, if need be after `seconds`."""
+        if self._inside:
+            self._empty.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        return not self._inside
+
+
+class _Parts:
+    """How long the parts of an action took."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, float, float]] = []
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = time.time()
+        yield
+        self.noted.append((name, started, time.time()))
+
+
+def _is_prompt(scope: Scope) -> bool:
+    """Whether it has to wait for weights."""
+    if scope["type"] == "http":
+        return scope["method"] == "POST" and scope["path"] not in CONTROL_PATHS
+    return scope["type"] != "lifespan"
+
+
+async def _probe(engine: Any, version: str) -> None:
+    """Generate a token; raises ValueError unless its log-prob is a number and `version` made them."""
+    from vllm import SamplingParams  # the checkpoint engine imports this module too, and no vLLM
+
+    sampling = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, ignore_eos=True, detokenize=False)
+    prompt = {"prompt_token_ids": PROBE_TOKENS}
+    outputs = [output async for output in engine.generate(prompt, sampling, f"probe-{uuid.uuid4().hex}")]
+    answer = outputs[-1].outputs[0]
+    logprobs = [entry.logprob for position in answer.logprobs or () for entry in position.values()]
+    problem = find_probe_problem(logprobs, {span.version for span in answer.weight_versions or ()}, version)
+    if problem:
+        raise ValueError(f"after loading version {version}: {problem}")
+
+
+def find_probe_problem(logprobs: Sequence[float | None], versions: Collection[str], version: str) -> str:
+    """What is wrong with the tokens of a probe: their log-probs and the versions that made them; empty: nothing."""
+    if not logprobs or any(value is None or not math.isfinite(value) for value in logprobs):
+        return f"log-probs should be finite numbers, found {logprobs}: the weights are damaged"
+    if set(versions) != {version}:
+        return f"the tokens should be of version {version}, found {sorted(versions) or 'none'}"
+    return ""

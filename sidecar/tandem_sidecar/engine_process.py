@@ -20,6 +20,7 @@ import structlog
 from tandem_core.errors import TandemError
 
 from tandem_sidecar.engine_arguments import EngineCommand
+from tandem_sidecar.engine_watch import is_stopped
 from tandem_sidecar.sweep import sweep_engine_files
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ class EngineProcess:
 
         Raises EngineProcessError if the launcher fails or takes longer than PRELOAD_TIMEOUT_SECONDS to import vLLM.
         """
-        if self._launcher is None or self._launcher.returncode is not None or self._writer is None:
+        if self._launcher is None or self._launcher.returncode is not None or self._writer is None or self._is_stuck():
             await self._close_launcher()
             await self._launch()
         try:
@@ -114,6 +115,8 @@ class EngineProcess:
                 await asyncio.wait_for(self.ended.wait(), term_seconds)
         try:
             if not self.ended.is_set():
+                if self._launcher is not None and self._is_stuck():
+                    self._launcher.kill()  # and the engine with it
                 self._send({"signal": signal.SIGKILL})
                 await asyncio.wait_for(self.ended.wait(), KILL_SECONDS)
         except TimeoutError as error:
@@ -121,6 +124,10 @@ class EngineProcess:
                 f"vLLM (process {self.pid}) is still there {KILL_SECONDS:.0f} s after SIGKILL: a driver does not let "
                 "it go; the node may need a look"
             ) from error
+
+    def _is_stuck(self) -> bool:
+        """Whether the launcher was stopped, so that it carries nothing out."""
+        return self._launcher is not None and is_stopped(self._launcher.pid)
 
     async def _launch(self) -> None:
         ours, theirs = socket.socketpair()
@@ -180,9 +187,12 @@ class EngineProcess:
                 self.pid = event["pid"]
                 self.status = None
                 self.ended.clear()
-                self._write_record(event["pid"])
+                problem = self._write_record(event["pid"])
                 if self._started is not None and not self._started.done():
-                    self._started.set_result(event["pid"])
+                    if problem:
+                        self._started.set_exception(EngineProcessError(problem))
+                    else:
+                        self._started.set_result(event["pid"])
             case "ended":
                 self.pid, self.status = None, event["status"]
                 self._record_file.unlink(missing_ok=True)
@@ -200,11 +210,16 @@ class EngineProcess:
         self._ready.set()  # whoever waits for it fails at once rather than at the deadline
         self.ended.set()
 
-    def _write_record(self, pid: int) -> None:
+    def _write_record(self, pid: int) -> str:
+        """Why it could not be written; an engine without a record would outlive this process."""
         with suppress(psutil.NoSuchProcess):  # it ended already: the event is on its way
             record = EngineRecord(pid, psutil.Process(pid).create_time(), time.time() - 1.0)
-            self._record_file.parent.mkdir(parents=True, exist_ok=True)
-            self._record_file.write_text(json.dumps(asdict(record)))
+            try:
+                self._record_file.parent.mkdir(parents=True, exist_ok=True)
+                self._record_file.write_text(json.dumps(asdict(record)))
+            except OSError as error:
+                return f"{self._record_file} cannot be written: {error.strerror}"
+        return ""
 
 
 def sweep_predecessor(record_file: Path, scratch: Path) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import structlog
 import xxhash
-from tandem_core.errors import TandemError
+from tandem_core.errors import OutOfSpace, TandemError
 from tandem_core.weights.layout import LoadedBox, LoadedTensor, LoadFile, join_rows
 from tandem_core.weights.manifest import Commit, ManifestPart
 from tandem_core.weights.merge import Manifest, RankFile, check_commit, merge_parts
 from tandem_core.weights.plan import EngineShape, FetchPlan, PlannedBox, joined_regions, plan_fetches, plan_ranges
 
+from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.transport import HttpTransport, TransferError, Transport, fetch_ranges, open_destination
 
 log = structlog.get_logger()
@@ -38,6 +39,8 @@ class ReceivedVersion:
     """For update_info of the weight-transfer backend "tandem"."""
     fetched_bytes: int
     """From other pods; without what was fetched again from a replica."""
+    refetched_bytes: int
+    """Of slices that were wrong, or did not come, and were taken from another replica."""
     local_bytes: int
     """Used where the trainer ranks of this pod have written them."""
     fetch_seconds: float
@@ -56,6 +59,7 @@ async def receive_version(
     engine_ranks: Collection[int] | None = None,
     timeout_seconds: float = 600.0,
     transport: Transport | None = None,
+    files: MappedFiles | None = None,
 ) -> ReceivedVersion:
     """Fetch what the engine of this pod needs of the committed version and this pod does not hold, and verify it all.
 
@@ -64,9 +68,11 @@ async def receive_version(
     verified whole. What is fetched goes to weights/received-<slot>.bin below shm_dir, the load file to
     load-<slot>.json; slot is the version modulo 2, so the version before stays whole.
 
+    files: kept from version to version, it saves mapping this pod's own files anew.
+
     Raises ManifestError if the parts do not fit together or are not what was committed; WeightVerificationError for
-    bytes that differ from their checksum at every replica (in this pod's own files: at once); TransferError for bytes
-    that no replica gave; TandemError for a full shared memory; all within timeout_seconds.
+    bytes that differ from their checksum at every replica; TransferError for bytes that no replica gave; TandemError
+    for a full shared memory; all within timeout_seconds.
     """
     manifest = await asyncio.to_thread(merge_parts, parts)
     check_commit(manifest, commit)
@@ -75,11 +81,10 @@ async def receive_version(
     plan = await asyncio.to_thread(
         plan_fetches, manifest, regions, pod, {file.rank: file.pod for file in manifest.ranks}
     )
-    receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token))
+    receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token), files or MappedFiles())
     try:
-        async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as group:
-            group.create_task(receiver.verify_local())
-            group.create_task(receiver.fetch_remote())
+        async with asyncio.timeout(timeout_seconds):
+            plan = await receiver.carry_out()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     except TimeoutError as error:
@@ -93,6 +98,7 @@ async def receive_version(
         version=manifest.version,
         load_file=load_file,
         fetched_bytes=plan.remote_bytes,
+        refetched_bytes=receiver.refetched_bytes,
         local_bytes=plan.local_bytes,
         fetch_seconds=receiver.fetch_seconds,
         verify_seconds=receiver.verify_seconds,
@@ -133,31 +139,50 @@ def received_file(version: int) -> str:
 class _Receiver:
     """Carries a plan out."""
 
-    def __init__(self, manifest: Manifest, plan: FetchPlan, shm_dir: Path, transport: Transport) -> None:
+    def __init__(
+        self, manifest: Manifest, plan: FetchPlan, shm_dir: Path, transport: Transport, files: MappedFiles
+    ) -> None:
         self._manifest = manifest
         self._plan = plan
         self._shm_dir = shm_dir
         self._transport = transport
+        self._files = files
         self.fetch_seconds = 0.0
         self.verify_seconds = 0.0
+        self.refetched_bytes = 0
+        self._tried: dict[int, set[int]] = {}
+        """Ranks that did not give the slice at this destination as it was attested."""
 
-    async def verify_local(self) -> None:
-        """Compare the checksums of the slices that ranks of this pod hold; raises WeightVerificationError."""
+    async def carry_out(self) -> FetchPlan:
+        """Have all slices here, verified; returns the plan with the replicas that gave what was wrong in this pod."""
+        async with asyncio.TaskGroup() as group:
+            verifying = group.create_task(self._verify_local())
+            group.create_task(self._fetch(self._plan.remote))
+        replaced = verifying.result()
+        await self._fetch(replaced)
+        elsewhere = {item.destination for item in replaced}
+        local = tuple(item for item in self._plan.local if item.destination not in elsewhere)
+        return replace(self._plan, local=local, remote=(*self._plan.remote, *replaced))
+
+    async def _verify_local(self) -> list[PlannedBox]:
+        """Compare the checksums of the slices that ranks of this pod hold.
+
+        Returns the wrong ones as they are to be fetched from replicas; raises WeightVerificationError if there is none.
+        """
         ranks = sorted({item.rank for item in self._plan.local})
-        files = {rank: _map_file(self._shm_dir, self._manifest.ranks[rank]) for rank in ranks}
+        self._files.drop_replaced()
+        files = {rank: _map_file(self._shm_dir, self._manifest.ranks[rank], self._files) for rank in ranks}
         wrong = await _find_wrong([(item, files[item.rank], item.offset) for item in self._plan.local])
-        for item, found in wrong:
-            raise self._verification_error(item, found)
+        return [self._next_replica(item, found, {}) for item, found in wrong]
 
-    async def fetch_remote(self) -> None:
+    async def _fetch(self, boxes: Sequence[PlannedBox]) -> None:
         """Fetch and verify what other pods hold, slice by slice from the next replica if one gives wrong bytes."""
-        if not self._plan.remote:
+        if not boxes:
             return
+        ranges = tuple(plan_ranges(boxes))
         path = self._shm_dir / received_file(self._manifest.version)
         # The mapping is left to the garbage collector: a thread of a cancelled fetch may still write to it.
-        mapping = await asyncio.to_thread(open_destination, path, self._plan.layout.size_bytes, self._plan.ranges)
-        boxes, ranges = list(self._plan.remote), self._plan.ranges
-        tried: dict[int, set[int]] = {}
+        mapping = await asyncio.to_thread(open_destination, path, self._plan.layout.size_bytes, ranges)
         while boxes:
             started = time.monotonic()
             errors = await fetch_ranges(self._transport, self._manifest.ranks, ranges, memoryview(mapping))
@@ -165,19 +190,18 @@ class _Receiver:
             wrong = await _find_wrong([(item, mapping, item.destination) for item in boxes])
             self.fetch_seconds += fetched - started
             self.verify_seconds += time.monotonic() - fetched
-            for item, _ in wrong:
-                tried.setdefault(item.destination, set()).add(item.rank)
-            boxes = [self._next_replica(item, found, tried[item.destination], errors) for item, found in wrong]
+            boxes = [self._next_replica(item, found, errors) for item, found in wrong]
             ranges = tuple(plan_ranges(boxes))
 
-    def _next_replica(
-        self, item: PlannedBox, found: str, tried: Collection[int], errors: Mapping[int, TransferError]
-    ) -> PlannedBox:
+    def _next_replica(self, item: PlannedBox, found: str, errors: Mapping[int, TransferError]) -> PlannedBox:
         """The same box from a rank that was not tried; raises what was wrong with the last one if there is none."""
         problem = errors.get(item.rank) or self._verification_error(item, found)
+        tried = self._tried.setdefault(item.destination, set())
+        tried.add(item.rank)
         source = next((source for source in item.box.sources if source.rank not in tried), None)
         if source is None:
             raise problem
+        self.refetched_bytes += item.box.size_bytes
         log.warning("taking a slice from another replica", tensor=item.tensor, rank=source.rank, reason=str(problem))
         return replace(item, rank=source.rank, offset=source.offset)
 
@@ -191,18 +215,17 @@ class _Receiver:
         )
 
 
-def _map_file(shm_dir: Path, source: RankFile) -> mmap.mmap:
+def _map_file(shm_dir: Path, source: RankFile, files: MappedFiles) -> mmap.mmap:
     """A local rank's file, read-only; raises TandemError if it is not there or too short."""
     path = shm_dir / source.file
     try:
-        with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes < source.file_bytes:
-                raise TandemError(
-                    f"{path} of rank {source.rank} has {size_bytes} bytes, its manifest part says {source.file_bytes}: "
-                    "the version has been overwritten or the rank has restarted; publish it again"
-                )
-            return mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
+        size_bytes = path.stat().st_size
+        if size_bytes < source.file_bytes:
+            raise TandemError(
+                f"{path} of rank {source.rank} has {size_bytes} bytes, its manifest part says {source.file_bytes}: "
+                "the version has been overwritten or the rank has restarted; publish it again"
+            )
+        return files.open(path)
     except OSError as error:
         raise TandemError(
             f"cannot read {path}, where rank {source.rank} of this pod says it has written its weights: "
@@ -250,5 +273,10 @@ def _batches(
 def _write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    temporary.write_text(text)
+    try:
+        temporary.write_text(text)
+    except OSError as error:
+        raise OutOfSpace(
+            f"{path} cannot be written ({error.strerror}): make room, or raise hybrid.sharedMemory"
+        ) from error
     temporary.replace(path)

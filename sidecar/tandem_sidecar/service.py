@@ -1,6 +1,7 @@
 """Carries out what follow.plan_action decides: the edge between etcd, the engine and the clock."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from tandem_core.coordination.membership import Membership
 from tandem_core.coordination.mirror import Mirror
 from tandem_core.coordination.records import Ack, EngineState, PhaseRecord, Role
 from tandem_core.coordination.store import Store
-from tandem_core.errors import TandemError
+from tandem_core.errors import OutOfSpace, TandemError
 from tandem_core.phases import Phase
 from tandem_core.weights.manifest import Commit, ManifestPart
 
@@ -30,6 +31,7 @@ from tandem_sidecar.follow import (
     Wait,
     plan_action,
 )
+from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.memory import observe_free_device_bytes
 from tandem_sidecar.receive import ReceivedVersion, receive_version
 from tandem_sidecar.timeline import sum_seconds
@@ -38,8 +40,11 @@ log = structlog.get_logger()
 
 RETRY_SECONDS = 5.0
 """After a failure, unless something changes before."""
+LEAST_FREE_BYTES = 1 << 20
+"""Shared memory with less than this counts as full."""
 FAILURES_BEFORE_EXIT = 3
-"""Failures in a row after which the process ends: a fresh container is the better cure, and visible from outside."""
+"""Failures in a row after which the process ends, unless its engine serves another version: a fresh container is the
+better cure, and visible from outside."""
 
 
 class VersionNotCommitted(TandemError):
@@ -83,6 +88,7 @@ class Service:
         self._publishing = asyncio.Lock()
         self._failures = 0
         self._hold_changed = asyncio.Event()
+        self._files = MappedFiles()
         self.engine = engine
         self.held = False
         """Whether a person has taken over through the HTTP API: phases are then not followed."""
@@ -123,8 +129,13 @@ class Service:
             try:
                 await self._apply(action)
                 self._failures = 0
+                await self._report_problem("")
             except TandemError as error:
-                await self._report_failure(seen, error)
+                if full := self._observe_full_memory(error):
+                    log.error("no room, trying again", error=full, seconds=RETRY_SECONDS)
+                    await self._report_problem(full)
+                else:
+                    await self._report_failure(seen, error)
                 await self._wait_for_change(self._observe(), RETRY_SECONDS)
 
     def _observe(self) -> Situation:
@@ -195,11 +206,13 @@ class Service:
                 self._settings.shm_dir,
                 self._settings.token,
                 self._settings.engine_tensor_parallel,
+                files=self._files,
             )
         self._measurements |= {
             "fetch_seconds": received.fetch_seconds,
             "verify_seconds": received.verify_seconds,
             "fetched_bytes": float(received.fetched_bytes),
+            "refetched_bytes": float(received.refetched_bytes),
         }
         return received
 
@@ -220,7 +233,9 @@ class Service:
             measurements=measurements,
         )
         await self._store.put(self._keys.ack(record.iteration, record.phase, ack.member), ack)
-        self._acknowledged, self._measurements = record, {}
+        self._measurements = {}
+        if not error:  # else it may come right, and is acknowledged anew
+            self._acknowledged = record
 
     async def _report_failure(self, seen: Situation, error: TandemError) -> None:
         self._failures += 1
@@ -229,8 +244,24 @@ class Service:
         waited_for = seen.role is Role.SIDECAR and phase is not None and phase.phase in (Phase.LOADING, Phase.DRAINING)
         if waited_for and phase is not None and seen.acknowledged != phase:
             await self._acknowledge(phase, error=str(error))
-        if self._failures >= FAILURES_BEFORE_EXIT:
+        if self.engine.state is EngineState.SERVING:  # an older version, which is better than none
+            await self._report_problem(str(error))
+        elif self._failures >= FAILURES_BEFORE_EXIT:
             raise error
+
+    def _observe_full_memory(self, error: TandemError) -> str:
+        """What to say if `error` comes of full shared memory, which may pass; empty: it does not."""
+        status = os.statvfs(self._settings.shm_dir)
+        if isinstance(error, OutOfSpace):
+            return str(error)
+        if status.f_bavail * status.f_frsize < LEAST_FREE_BYTES:  # vLLM, too, keeps things there
+            return f"{error}; shared memory ({self._settings.shm_dir}) is full: raise hybrid.sharedMemory"
+        return ""
+
+    async def _report_problem(self, problem: str) -> None:
+        async with self._publishing:
+            if self._membership.member.problem != problem:
+                await self._membership.update(problem=problem)
 
     async def _report_status(self) -> None:
         while True:

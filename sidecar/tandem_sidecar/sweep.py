@@ -17,12 +17,13 @@ class Segment:
     """A file in /dev/shm."""
 
     name: str
+    inode: int
     owner: int
     created_at: float
     """Unix time in seconds."""
 
 
-def plan_sweep(segments: Iterable[Segment], mapped: Collection[str], owner: int, started_at: float) -> list[str]:
+def plan_sweep(segments: Iterable[Segment], mapped: Collection[int], owner: int, started_at: float) -> list[str]:
     """The segments an ended engine left: of multiprocessing or vLLM, by our own user, made since the engine was
     started, and mapped by no process that lives. A killed engine cannot say which ones were its own."""
     return [
@@ -31,7 +32,7 @@ def plan_sweep(segments: Iterable[Segment], mapped: Collection[str], owner: int,
         if segment.name.startswith(_SEGMENT_PREFIXES)
         and segment.owner == owner
         and segment.created_at >= started_at - 1.0  # clocks of the file system are coarse
-        and segment.name not in mapped
+        and segment.inode not in mapped
     ]
 
 
@@ -53,18 +54,18 @@ def observe_segments() -> list[Segment]:
         for entry in os.scandir(SHARED_MEMORY):
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
-                segments.append(Segment(entry.name, status.st_uid, status.st_ctime))
+                segments.append(Segment(entry.name, status.st_ino, status.st_uid, status.st_ctime))
     return segments
 
 
-def observe_mapped() -> set[str]:
-    """Names of the files in /dev/shm that some process maps now."""
-    prefix = f"{SHARED_MEMORY}/"
+def observe_mapped() -> set[int]:
+    """Inodes of the files in /dev/shm that some process maps now: a semaphore is mapped under another name than it
+    has, because sem_open renames it."""
     mapped = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # processes end while we look, and others' are not ours to read
             for line in maps.read_text().splitlines():
-                _, found, name = line.partition(prefix)
-                if found:
-                    mapped.add(name.removesuffix(" (deleted)"))
+                _, _, _, _, inode, *path = line.split(maxsplit=5)
+                if path and path[0].startswith(f"{SHARED_MEMORY}/"):
+                    mapped.add(int(inode))
     return mapped

@@ -20,11 +20,11 @@ class Timeline:
         try:
             yield
         finally:
-            self.add(name, started, time.time())
+            self.add(Activity(name=name, started_at=started, ended_at=time.time()))
 
-    def add(self, name: str, started_at: float, ended_at: float) -> None:
-        """Note an activity; times are Unix seconds."""
-        self._activities.append(Activity(name=name, started_at=started_at, ended_at=ended_at))
+    def add(self, *activities: Activity) -> None:
+        """Note what was measured elsewhere."""
+        self._activities += activities
 
     def take(self) -> tuple[Activity, ...]:
         """What was noted, and start anew."""

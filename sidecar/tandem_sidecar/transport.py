@@ -11,7 +11,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
-from tandem_core.errors import TandemError
+from tandem_core.errors import OutOfSpace, TandemError
 from tandem_core.weights.merge import RankFile
 from tandem_core.weights.plan import FetchRange
 
@@ -118,7 +118,7 @@ def _claim_room(path: Path, file: int, ranges: Sequence[FetchRange]) -> None:
         needed = sum(item.size_bytes for item in ranges)
         file_system = os.statvfs(path.parent)
         free = file_system.f_bavail * file_system.f_frsize
-        raise TandemError(
+        raise OutOfSpace(
             f"{path.parent}: no room for the weights that other pods hold: {needed} bytes needed, {free} free "
             f"({error.strerror}); raise hybrid.sharedMemory in the RLJob"
         ) from error

@@ -20,8 +20,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from tandem_sidecar.mapped_tensors import MappedFiles, map_tensors
-from tandem_sidecar.packed_weights import pack_experts_on_every_load, repack_tied_output_layers
+from tandem_sidecar.mapped_files import MappedFiles
+from tandem_sidecar.mapped_tensors import map_tensors
+from tandem_sidecar.packed_weights import PackingThreads
 
 BACKEND = "tandem"
 """Name of the backend in --weight-transfer-config."""
@@ -59,6 +60,7 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._files = MappedFiles()
+        self._packing = PackingThreads(self.parallel_config.world_size)
 
     def init_transfer_engine(self, init_info: TandemInitInfo) -> None:
         """Nothing to connect to."""
@@ -67,7 +69,7 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
         """Prepare every layer to take its weights anew."""
         self._loaded: set[str] = set()
         self._expected = {name for name, _ in self.model.named_parameters()}
-        pack_experts_on_every_load(self.model)
+        self._packing.prepare(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -93,7 +95,7 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
                 "the same model; restart the engine"
             )
         finalize_layerwise_reload(self.model, self.model_config)
-        repack_tied_output_layers(self.model)
+        self._packing.finish()
         self._files.drop_replaced()
 
     def shutdown(self) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from tandem_core.coordination.records import EngineState, Member
 from tandem_core.coordination.store import Store
-from tandem_sidecar.engine_gate import PROBE_HEADER
+from tandem_sidecar.engine_gate import LOAD_PATH, PAUSE_PATH, RESUME_PATH
 
 from tests.integration.sidecar_pod import (
     HEADERS,
@@ -36,9 +36,9 @@ GUARDED = (
     ("POST", "/inference/v1/generate"),
     ("POST", "/invocations"),
     ("POST", "/pause"),
-    ("POST", "/tandem/gate"),
+    *(("POST", path) for path in (PAUSE_PATH, RESUME_PATH, LOAD_PATH)),
 )
-"""Some of vLLM's endpoints, and the gate's."""
+"""Some of vLLM's endpoints, and the gate's own."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ async def test_prompts_wait_while_weights_are_dummies(pod: SidecarPod) -> None:
 
 async def test_a_pause_hands_back_partial_answers(pod: SidecarPod) -> None:
     async with httpx.AsyncClient(base_url=pod.engine_url, headers=HEADERS, timeout=30) as client:
-        await client.post("/resume")
-        answering = asyncio.create_task(generate(pod.engine_url, [2, 3], 2000, **{PROBE_HEADER: "1"}))
+        await client.post(RESUME_PATH)
+        answering = asyncio.create_task(generate(pod.engine_url, [2, 3], 2000))
         await wait_until_generating(pod.engine_url)
     async with httpx.AsyncClient(base_url=pod.url, headers=HEADERS, timeout=30) as client:
         started = time.monotonic()

@@ -2,72 +2,34 @@
 
 import asyncio
 import subprocess
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import uvicorn
 import xxhash
-from starlette.types import Receive, Scope, Send
 from tandem_core.errors import TandemError
 from tandem_core.weights.layout import LoadFile, align
 from tandem_core.weights.manifest import Commit, ManifestPart, TensorSlice
 from tandem_core.weights.merge import ManifestError
-from tandem_sidecar.api import Presence, build_api
-from tandem_sidecar.mapped_tensors import BoxedTensor, MappedFiles, map_tensors
+from tandem_sidecar.mapped_files import MappedFiles
+from tandem_sidecar.mapped_tensors import BoxedTensor, map_tensors
 from tandem_sidecar.receive import ReceivedVersion, WeightVerificationError, receive_version
 from tandem_sidecar.transport import TransferError
+
+from tests.integration.weight_pods import WeightPod, serving
 
 TOKEN = "secret"
 SHAPE = (64, 96)
 
 
-@dataclass
-class Pod:
-    """A pod's shared memory and the server of its files."""
-
-    name: str
-    shm_dir: Path
-    url: str = ""
-    served_bytes: int = 0
-    """Sum of the lengths of all ranges that were asked for."""
-
-    def file(self, rank: int, version: int = 1) -> Path:
-        return self.shm_dir / f"weights/{version % 2}/rank-{rank}.bin"
-
-
 @pytest.fixture
-def two_pods(tmp_path: Path) -> Iterator[list[Pod]]:
-    pods = [Pod(f"pod-{index}", tmp_path / f"shm-{index}") for index in range(2)]
-    servers = [_serve(pod) for pod in pods]
-    yield pods
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(timeout=10)
-
-
-def _serve(pod: Pod) -> tuple[uvicorn.Server, threading.Thread]:
-    api = build_api(Presence(pod.name, "sidecar", TOKEN, pod.shm_dir))
-
-    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
-        asked = dict(scope.get("headers", [])).get(b"range", b"").decode()
-        if asked:
-            first, last = asked.removeprefix("bytes=").split("-")
-            pod.served_bytes += int(last) + 1 - int(first)
-        await api(scope, receive, send)
-
-    server = uvicorn.Server(uvicorn.Config(counting, host="127.0.0.1", port=0, log_level="warning"))
-    listening = server.config.bind_socket()
-    listening.listen()  # requests may come before the thread runs
-    pod.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    return server, thread
+def two_pods(tmp_path: Path) -> Iterator[list[WeightPod]]:
+    pods = [WeightPod(f"pod-{index}", tmp_path / f"shm-{index}") for index in range(2)]
+    with serving(pods[0], TOKEN), serving(pods[1], TOKEN):
+        yield pods
 
 
 Tensors = dict[str, np.ndarray]
@@ -75,7 +37,7 @@ Holding = tuple[str, tuple[slice, ...]]
 
 
 def publish(
-    pods: list[Pod], holdings: dict[int, list[Holding]], tensors: Tensors, version: int = 1
+    pods: list[WeightPod], holdings: dict[int, list[Holding]], tensors: Tensors, version: int = 1
 ) -> list[ManifestPart]:
     """Write the holdings (tensor, part of it) of each rank; even ranks are in the first pod, odd ones in the second."""
     parts = []
@@ -137,7 +99,7 @@ def commit_of(parts: list[ManifestPart], tensors: Tensors) -> Commit:
     )
 
 
-async def receive(pod: Pod, parts: list[ManifestPart], tensors: Tensors, token: str = TOKEN) -> ReceivedVersion:
+async def receive(pod: WeightPod, parts: list[ManifestPart], tensors: Tensors, token: str = TOKEN) -> ReceivedVersion:
     return await receive_version(
         parts, commit_of(parts, tensors), pod.name, pod.shm_dir, token, 1, timeout_seconds=30.0
     )
@@ -157,7 +119,7 @@ def assert_loaded(received: ReceivedVersion, tensors: Tensors) -> None:
         np.testing.assert_array_equal(target.numpy(), tensor)
 
 
-async def test_each_pod_fetches_exactly_what_it_does_not_hold(two_pods: list[Pod]) -> None:
+async def test_each_pod_fetches_exactly_what_it_does_not_hold(two_pods: list[WeightPod]) -> None:
     # Two tensor-parallel ranks in two pods: one tensor cut by rows, one by columns, one replicated.
     tensors = make_tensors("rows", "columns", "norm")
     holdings = {
@@ -172,17 +134,17 @@ async def test_each_pod_fetches_exactly_what_it_does_not_hold(two_pods: list[Pod
         assert other.served_bytes == BOX_BYTES
 
 
-async def test_a_pod_without_a_trainer_fetches_every_byte_once_from_all_who_hold_it(two_pods: list[Pod]) -> None:
+async def test_a_pod_without_a_trainer_fetches_every_byte_once_from_all_who_hold_it(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors(*"abcdefgh")
     parts = publish(two_pods, {rank: [(name, WHOLE) for name in tensors] for rank in range(2)}, tensors)
-    outside = Pod("inference-0", two_pods[0].shm_dir.parent / "inference")
+    outside = WeightPod("inference-0", two_pods[0].shm_dir.parent / "inference")
     received = await receive_version(parts, commit_of(parts, tensors), outside.name, outside.shm_dir, TOKEN, 1)
     assert_loaded(received, tensors)
     assert received.local_bytes == 0
     assert sum(pod.served_bytes for pod in two_pods) == received.fetched_bytes == 8 * BOX_BYTES
 
 
-async def test_rows_fetched_from_several_ranks_are_read_without_a_copy(two_pods: list[Pod]) -> None:
+async def test_rows_fetched_from_several_ranks_are_read_without_a_copy(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("rows")
     parts = publish(two_pods, {0: [], 1: [("rows", TOP)], 2: [], 3: [("rows", BOTTOM)]}, tensors)
     received = await receive(two_pods[0], parts, tensors)
@@ -190,7 +152,7 @@ async def test_rows_fetched_from_several_ranks_are_read_without_a_copy(two_pods:
     assert not isinstance(loaded(received)["rows"], BoxedTensor)
 
 
-async def test_three_versions_take_turns_in_two_slots(two_pods: list[Pod]) -> None:
+async def test_three_versions_take_turns_in_two_slots(two_pods: list[WeightPod]) -> None:
     results = []
     for version in (1, 2, 3):
         tensors = {name: tensor + version for name, tensor in make_tensors("a", "b").items()}
@@ -200,7 +162,7 @@ async def test_three_versions_take_turns_in_two_slots(two_pods: list[Pod]) -> No
     assert results[0].load_file == results[2].load_file != results[1].load_file
 
 
-async def test_only_the_part_a_pod_of_a_larger_engine_needs_is_fetched(two_pods: list[Pod]) -> None:
+async def test_only_the_part_a_pod_of_a_larger_engine_needs_is_fetched(two_pods: list[WeightPod]) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     tensors = make_tensors(name)
     parts = publish(two_pods, {0: [], 1: [(name, TOP)], 2: [], 3: [(name, BOTTOM)]}, tensors)
@@ -215,7 +177,7 @@ async def test_only_the_part_a_pod_of_a_larger_engine_needs_is_fetched(two_pods:
         torch.empty(33, 96).copy_(found.narrow(0, 31, 33))
 
 
-def corrupt(pod: Pod, rank: int, offset: int) -> None:
+def corrupt(pod: WeightPod, rank: int, offset: int) -> None:
     with pod.file(rank).open("r+b") as file:
         file.seek(offset)
         byte = file.read(1)[0]
@@ -223,7 +185,7 @@ def corrupt(pod: Pod, rank: int, offset: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-async def test_a_wrong_local_byte_is_refused_by_name(two_pods: list[Pod]) -> None:
+async def test_a_wrong_local_byte_is_refused_by_name(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     corrupt(two_pods[0], 0, 1234)
@@ -233,7 +195,16 @@ async def test_a_wrong_local_byte_is_refused_by_name(two_pods: list[Pod]) -> Non
         await receive(two_pods[0], parts, tensors)
 
 
-async def test_a_wrong_byte_in_the_only_remote_copy_is_refused_by_name(two_pods: list[Pod]) -> None:
+async def test_a_wrong_local_byte_is_fetched_from_a_replica_in_another_pod(two_pods: list[WeightPod]) -> None:
+    tensors = make_tensors("a", "b")
+    parts = publish(two_pods, {rank: [("a", WHOLE), ("b", WHOLE)] for rank in range(2)}, tensors)
+    corrupt(two_pods[0], 0, 99)
+    received = await receive(two_pods[0], parts, tensors)
+    assert_loaded(received, tensors)
+    assert (received.local_bytes, received.refetched_bytes, two_pods[1].served_bytes) == (BOX_BYTES,) * 3
+
+
+async def test_a_wrong_byte_in_the_only_remote_copy_is_refused_by_name(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     corrupt(two_pods[1], 1, 99)
@@ -241,21 +212,21 @@ async def test_a_wrong_byte_in_the_only_remote_copy_is_refused_by_name(two_pods:
         await receive(two_pods[0], parts, tensors)
 
 
-def _corrupt_first_replica(pod: Pod) -> None:
+def _corrupt_first_replica(pod: WeightPod) -> None:
     corrupt(pod, 1, 0)
 
 
-def _lose_first_replica(pod: Pod) -> None:
+def _lose_first_replica(pod: WeightPod) -> None:
     pod.file(1).unlink()
 
 
-def _shorten_first_replica(pod: Pod) -> None:
+def _shorten_first_replica(pod: WeightPod) -> None:
     pod.file(1).write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [_corrupt_first_replica, _lose_first_replica, _shorten_first_replica])
 async def test_a_slice_that_one_replica_cannot_give_is_taken_from_the_next(
-    two_pods: list[Pod], damage: Callable[[Pod], None]
+    two_pods: list[WeightPod], damage: Callable[[WeightPod], None]
 ) -> None:
     tensors = make_tensors("a", "b")
     holdings = {rank: [("a", WHOLE), ("b", WHOLE)] if rank % 2 else [] for rank in range(4)}
@@ -264,13 +235,14 @@ async def test_a_slice_that_one_replica_cannot_give_is_taken_from_the_next(
     # Both replicas are in pod-1: whichever rank is asked first, the right bytes must come in the end.
     received = await receive(two_pods[0], parts, tensors)
     assert_loaded(received, tensors)
+    assert received.refetched_bytes in (0, BOX_BYTES, 2 * BOX_BYTES)
     corrupt(two_pods[1], 3, 0)
     (two_pods[0].shm_dir / "weights/received-1.bin").unlink()
     with pytest.raises((WeightVerificationError, TransferError)):
         await receive(two_pods[0], parts, tensors)
 
 
-async def test_a_pod_that_does_not_answer_is_named(two_pods: list[Pod]) -> None:
+async def test_a_pod_that_does_not_answer_is_named(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     parts[1] = parts[1].model_copy(update={"url": "http://127.0.0.1:9"})
@@ -278,14 +250,14 @@ async def test_a_pod_that_does_not_answer_is_named(two_pods: list[Pod]) -> None:
         await receive(two_pods[0], parts, tensors)
 
 
-async def test_a_wrong_token_is_told(two_pods: list[Pod]) -> None:
+async def test_a_wrong_token_is_told(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     with pytest.raises(TransferError, match="answered 401 instead of 206"):
         await receive(two_pods[0], parts, tensors, token="other")
 
 
-async def test_a_pod_that_stalls_ends_the_reception_at_the_deadline(two_pods: list[Pod]) -> None:
+async def test_a_pod_that_stalls_ends_the_reception_at_the_deadline(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     async with silent_server() as url:
@@ -313,7 +285,7 @@ async def silent_server() -> AsyncIterator[str]:
         server.close()
 
 
-async def test_another_publication_than_the_committed_one_is_refused(two_pods: list[Pod]) -> None:
+async def test_another_publication_than_the_committed_one_is_refused(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     commit = commit_of(parts, tensors).model_copy(update={"incarnation": "y"})
@@ -321,7 +293,7 @@ async def test_another_publication_than_the_committed_one_is_refused(two_pods: l
         await receive_version(parts, commit, "pod-0", two_pods[0].shm_dir, TOKEN, 1)
 
 
-async def test_a_missing_local_file_is_named(two_pods: list[Pod]) -> None:
+async def test_a_missing_local_file_is_named(two_pods: list[WeightPod]) -> None:
     tensors = make_tensors("a", "b")
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     two_pods[0].file(0).unlink()
@@ -343,7 +315,7 @@ def full_tmpfs(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-async def test_a_full_shared_memory_is_told_with_what_is_needed(two_pods: list[Pod], full_tmpfs: Path) -> None:
+async def test_a_full_shared_memory_is_told_with_what_is_needed(two_pods: list[WeightPod], full_tmpfs: Path) -> None:
     tensors = make_tensors(*"abcd")
     parts = publish(two_pods, {0: [], 1: [(name, WHOLE) for name in tensors]}, tensors)
     with pytest.raises(

@@ -9,7 +9,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,25 +157,38 @@ def update(engine: LLM, version: int, parts: list[ManifestPart]) -> None:
         version=version, world_size=len(parts), incarnation="x", token=1, size_bytes=size_bytes, committed_at=0.0
     )
     received = asyncio.run(receive_version(parts, commit, "pod-0", directory, "token", 1))
+    load(engine, received.load_file)
+
+
+def load(engine: LLM, load_file: Path) -> None:
+    """Load what the checkpoint engine has prepared, as it asks for it."""
     engine.collective_rpc("start_weight_update")
-    engine.collective_rpc("update_weights", args=({"path": str(received.load_file)},))
+    engine.collective_rpc("update_weights", args=({"path": str(load_file)},))
     engine.collective_rpc("finish_weight_update")
     engine.reset_prefix_cache()
 
 
+def generate(engine: LLM, prompts: Sequence[list[int]]) -> list[dict[str, Any]]:
+    """For each prompt the greedy tokens and their log-probabilities."""
+    sampling = SamplingParams(max_tokens=24, temperature=0, logprobs=0, ignore_eos=True, detokenize=False)
+    answers = engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+    results = []
+    for output in (answer.outputs[0] for answer in answers):
+        logprobs = [place[token].logprob for place, token in zip(output.logprobs, output.token_ids, strict=True)]
+        results.append({"tokens": list(output.token_ids), "logprobs": logprobs})
+    return results
+
+
 def compare(engine: LLM, model: PreTrainedModel) -> dict[str, Any]:
     """Whether greedy tokens equal transformers', and the largest difference of their log-probabilities."""
-    sampling = SamplingParams(max_tokens=24, temperature=0, logprobs=0, ignore_eos=True, detokenize=False)
     same, worst = True, 0.0
-    answers = engine.generate([{"prompt_token_ids": prompt} for prompt in PROMPTS], sampling, use_tqdm=False)
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
-        output = answer.outputs[0]
+    for prompt, answer in zip(PROMPTS, generate(engine, PROMPTS), strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *output.token_ids]])).logits[0]
+            logits = model(torch.tensor([[*prompt, *answer["tokens"]]])).logits[0]
         expected = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        same &= expected.argmax(-1).tolist() == list(output.token_ids)
-        for place, token in enumerate(output.token_ids):
-            worst = max(worst, abs(expected[place, token].item() - output.logprobs[place][token].logprob))
+        same &= expected.argmax(-1).tolist() == answer["tokens"]
+        for place, token in enumerate(answer["tokens"]):
+            worst = max(worst, abs(expected[place, token].item() - answer["logprobs"][place]))
     return {"same_tokens": same, "worst_difference": worst}
 
 
