@@ -39,6 +39,8 @@ from tandem_rollout.tokenization import Tokenizer, load_tokenizer
 log = structlog.get_logger()
 
 ETCD_SECONDS = 120.0
+FLUSH_SECONDS = 10.0
+"""How long the end may wait for answers to be saved: what kills after a stop signal does so after 30 s."""
 ROUNDS_IN_A_REQUEST = 4
 """An engine that has not answered for so many deadlines of the rollout phase hangs."""
 DATABASE_VARIABLE = "TANDEM_DATABASE_URL"
@@ -88,6 +90,7 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         except UnusableInput as error:
             await _refuse(store, leadership, keys, job, str(error))
             raise
+        await buffer.take_over(leadership.token)
         await buffer.set_info({"job": job.model_dump(mode="json", by_alias=True, exclude_none=True)})
         presence.buffer = buffer
         training = inputs.prompts.training
@@ -97,7 +100,7 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         members = await stack.enter_async_context(Mirror(store, keys.members, Member))
         timeout = ROUNDS_IN_A_REQUEST * job.spec.deadlines.rollout
         client = await stack.enter_async_context(EngineClient(presence.token, request_timeout_seconds=timeout))
-        pool = AnswerPool(client, members, max_staleness=job.spec.elastic.max_staleness)
+        pool = AnswerPool(client, members)
         rollouts = Rollouts(job.spec, inputs.prompts, inputs.tokenizer, scoring, buffer, pool)
         evaluator = Evaluator(job.spec, inputs.prompts, inputs.tokenizer, scoring, pool)
         history = HistoryWriter(buffer)
@@ -106,13 +109,14 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         )
         presence.observe_summary = lambda: driver.summary
         presence.observe_tokens = lambda: pool.tokens_generated
-        reporter = LiveReporter(job.spec, driver, pool, rollouts)
+        reporter = LiveReporter(job.spec, driver, rollouts)
         work = (pool.run(), rollouts.run(), history.run(), reporter.run(), _watch_leadership(leadership))
         try:
             return await _run_together(driver, work)
         finally:
-            with contextlib.suppress(*PASSING_ERRORS):
-                await rollouts.flush()
+            with contextlib.suppress(*PASSING_ERRORS, TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await rollouts.flush()
 
 
 async def _run_together(driver: PhaseDriver, work: Sequence[Coroutine[Any, Any, None]]) -> PhaseRecord:

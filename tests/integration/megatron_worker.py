@@ -15,10 +15,12 @@ import torch
 from tandem_core.batches import TrainingBatch
 from tandem_core.errors import TandemError
 from tandem_core.job import parse_job
+from tandem_core.logs import configure_logs
 from tandem_trainer.trainer import Trainer
 
 
 def main() -> None:
+    configure_logs()  # which takes a full disk calmly
     plan_path = Path(sys.argv[1])
     plan = json.loads(plan_path.read_text())
     ports = iter(plan["ports"])
@@ -48,7 +50,7 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
         return result
     trainer.warmup(lambda step: first, lambda step, loss: None)
     result["first"] = trainer.train(first)
-    if case.get("damage"):
+    if case.get("full_disk"):
         result["disk_full"] = fill_the_disk(trainer, output)
     trainer.export_hugging_face(output / "trained-1")
     trainer.save_checkpoint()  # written while the next iteration trains
@@ -68,22 +70,20 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
 
 
 def fill_the_disk(trainer: Trainer, output: Path) -> list[str]:
-    """What is said when files may not grow beyond a few bytes."""
+    """What is said of a checkpoint and a model when the last rank's files may not grow beyond a few bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    messages = []
+    if trainer.rank == trainer.world_size - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+    model = ""
     try:
-        for write in (
-            lambda: (trainer.save_checkpoint(), trainer.finish_saving()),
-            lambda: trainer.export_hugging_face(output / "full"),
-        ):
-            try:
-                write()
-            except TandemError as error:
-                messages.append(str(error))
+        trainer.save_checkpoint()
+        trainer.finish_saving()
+        trainer.export_hugging_face(output / "full")
+    except TandemError as error:
+        model = str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    return messages
+    return [trainer.checkpoint_problem, model]
 
 
 def warm_up(case: dict[str, Any], output: Path, run: str, batch: TrainingBatch, ports: Any) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Runs:
         }
         if layout in RESUME_FROM and name in CASES[RESUME_FROM[layout]]:
             case["resume"] = str(self.root / RESUME_FROM[layout] / name / "checkpoints")
-        return case | {"damage": layout == "one" and name == "qwen3"}
+        return case | {"damage": layout == "one" and name == "qwen3", "full_disk": name == "qwen3"}
 
     def _scratch_case(self, layout: str, ranks: int) -> dict[str, Any]:
         directory = self.root / "scratch"
@@ -245,13 +245,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: Runs) -> N
     assert_equal(runs.tensors("one", "qwen3", "resumed-1"), runs.tensors("one", "qwen3", "trained-1"))
 
 
-def test_a_full_disk_is_named_and_the_checkpoint_before_stays(runs: Runs) -> None:
-    result = runs.results("one")[0]["qwen3"]
-    checkpoint, model = result["disk_full"]
-    assert "Make room" in checkpoint
-    assert str(runs.root / "one" / "qwen3" / "checkpoints") in checkpoint
-    assert "trained model cannot be written" in model
-    assert result["damaged"]["started_at"] == 1  # the state written once there was room again
+@pytest.mark.parametrize("layout", ["one", "tp2"])
+def test_a_full_disk_is_named_by_all_ranks_and_training_goes_on(runs: Runs, layout: str) -> None:
+    for rank in runs.results(layout):
+        checkpoint, model = rank["qwen3"]["disk_full"]
+        assert "Make room" in checkpoint
+        assert str(runs.root / layout / "qwen3" / "checkpoints") in checkpoint
+        assert ("trained model cannot be written" in model) == (layout == "one")
+    resumed = runs.results("one")[0]["qwen3"]["damaged"]
+    assert resumed["started_at"] == 1  # the state written once there was room again
 
 
 def test_offloading_frees_the_buffers_and_changes_nothing(runs: Runs) -> None:

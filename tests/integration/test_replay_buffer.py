@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from tandem_core.coordination.records import Activity
-from tandem_rollout.storage.database import StorageError
+from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import EvaluationSample, open_history
 from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
 from tandem_rollout.trajectory import (
@@ -290,7 +290,7 @@ def _run_and_kill(url: str, log: Path, *, after_lines: int, pause: float) -> Non
 
 async def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path: Path, uid: str) -> None:
     file = tmp_path / "replay.db"
-    async with ReplayBuffer(sqlite_url(file), uid) as buffer:
+    async with ReplayBuffer(sqlite_url(file), uid, patience_seconds=0.2) as buffer:
         groups = await scored_groups(buffer, 1, [1])
         await _limit_pages(buffer, file)
         with pytest.raises(StorageError, match=r"disk is full.*storage\.size"):
@@ -331,7 +331,7 @@ async def test_databases_that_do_not_fit_are_refused_with_the_remedy(tmp_path: P
 
 
 async def test_a_server_that_is_away_is_waited_for_and_then_named() -> None:
-    buffer = ReplayBuffer("postgresql://tandem:secret@127.0.0.1:1/tandem", "mine", connect_seconds=0.5)
+    buffer = ReplayBuffer("postgresql://tandem:secret@127.0.0.1:1/tandem", "mine", patience_seconds=0.5)
     with pytest.raises(StorageError, match=r"127\.0\.0\.1:1") as raised:
         async with buffer:
             pass

@@ -64,6 +64,27 @@ AT_30 = Position(trained=30, saved=20, published=30)
         pytest.param(phase(Phase.PUBLISHING, 10), AT_10, TAKES_TURNS, Action(Step.SAVE), id="saves before offloading"),
         pytest.param(phase(Phase.LOADING, 10), AT_10, STAYS, Action(Step.SAVE), id="save not forgotten when Loading"),
         pytest.param(phase(Phase.ROLLOUT, 11), AT_10, STAYS, Action(Step.SAVE), id="save not forgotten in Rollout"),
+        pytest.param(
+            phase(Phase.LOADING, 11),
+            Position(trained=11, saved=10, published=11, unsafe=True),
+            STAYS,
+            Action(Step.SAVE),
+            id="the iteration after a failed save is saved",
+        ),
+        pytest.param(
+            phase(Phase.LOADING, 11),
+            Position(trained=11, saved=11, published=11, unsafe=True),
+            STAYS,
+            Action(Step.WAIT),
+            id="a save that failed is not tried again in the same iteration",
+        ),
+        pytest.param(
+            DONE,
+            replace(AT_30, saved=30, exported=30, unsafe=True),
+            STAYS,
+            Action(Step.SAVE),
+            id="a job does not end without its last checkpoint",
+        ),
         # Between
         pytest.param(LOADING, PUBLISHED_7, STAYS, Action(Step.WAIT), id="loading"),
         pytest.param(ROLLOUT, PUBLISHED_7, STAYS, Action(Step.WAIT), id="rollout"),

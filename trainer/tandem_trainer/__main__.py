@@ -2,7 +2,6 @@
 
 import os
 import sys
-import uuid
 from pathlib import Path
 
 import structlog
@@ -52,12 +51,9 @@ def main() -> int:
 
 def _follow_phases(environment: PodEnvironment, job: RLJob, model_dir: Path, coordination: Coordination) -> int:
     # Megatron takes seconds to import; the rank is a member of the job meanwhile.
-    from torch import distributed
-
     from tandem_trainer.batch_client import BatchClient
     from tandem_trainer.loop import PhaseLoop
-    from tandem_trainer.publish import Publication, Publisher, choose_checksum_threads
-    from tandem_trainer.shard_layout import Box, choose_boxes, plan_layout
+    from tandem_trainer.publication import agree_on_publisher
     from tandem_trainer.trainer import Trainer
 
     spec = job.spec
@@ -65,20 +61,10 @@ def _follow_phases(environment: PodEnvironment, job: RLJob, model_dir: Path, coo
         # After a loss the engines of other pods may be in the middle of a rollout phase.
         coordination.wait_for_devices(spec.deadlines.loading + spec.deadlines.rollout + spec.deadlines.draining)
     trainer = Trainer(job, model_dir, environment.checkpoint_dir)
-    boxes = [Box.of(owned) for owned in trainer.owned_slices()]
-    incarnation, identities = [uuid.uuid4().hex], [frozenset[int]()] * trainer.world_size
-    distributed.broadcast_object_list(incarnation, src=0)
-    distributed.all_gather_object(identities, frozenset(box.identity for box in boxes))
-    publication = Publication(
-        rank=trainer.rank,
-        world_size=trainer.world_size,
-        incarnation=incarnation[0],
-        pod=environment.pod_name,
-        url=f"http://{environment.pod_ip}:{CHECKPOINT_ENGINE_PORT}",
-        shm_dir=environment.shm_dir,
+    url = f"http://{environment.pod_ip}:{CHECKPOINT_ENGINE_PORT}"
+    publisher = agree_on_publisher(
+        trainer, environment.pod_name, url, environment.shm_dir, spec.hybrid.ranks_per_replica
     )
-    layout = plan_layout(choose_boxes(boxes, trainer.rank, spec.hybrid.ranks_per_replica, identities))
-    publisher = Publisher(publication, layout, choose_checksum_threads(spec.hybrid.ranks_per_replica))
     with BatchClient(lambda: coordination.observe().master_url, environment.token()) as batches:
         export_dir = environment.checkpoint_dir / "model"
         code = PhaseLoop(job, trainer, publisher, coordination, batches, export_dir).run()

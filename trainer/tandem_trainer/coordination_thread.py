@@ -62,6 +62,7 @@ class Coordination:
         self.keys = keys
         self.member = member
         self.store = Store(endpoints)
+        self._membership = Membership(self.store, keys, member)
         self._follow_engine = follow_engine
         self._thread = EventLoopThread("coordination")
         self._phases = Mirror(self.store, keys.phase, PhaseRecord)
@@ -136,13 +137,18 @@ class Coordination:
         """Set a key."""
         self.call(self.store.put(key, record))
 
+    def report(self, problem: str) -> None:
+        """Say what the rank waits for or goes on without; empty: nothing."""
+        if problem != self._membership.member.problem:
+            self.call(self._membership.update(problem=problem))
+
     async def _serve(self, entered: Future[None]) -> None:
         async with (
             self.store,
             self._phases,
             self._masters,
             self._control,
-            Membership(self.store, self.keys, self.member),
+            self._membership,
             asyncio.TaskGroup() as group,
         ):
             tasks = [group.create_task(self._forward(mirror)) for mirror in self._followed]

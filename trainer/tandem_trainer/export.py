@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from tandem_core.errors import TandemError
+from tandem_core.errors import OutOfSpace
 
+from tandem_trainer.agreement import on_first_rank
 from tandem_trainer.naming import OwnedSlice
 
 _DTYPES: dict[torch.dtype, tuple[str, np.dtype[Any], str]] = {
@@ -24,7 +25,7 @@ _DTYPES: dict[torch.dtype, tuple[str, np.dtype[Any], str]] = {
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".index.json")
 
 
-class ModelNotWritten(TandemError):
+class ModelNotWritten(OutOfSpace):
     """There is no room for the trained model."""
 
 
@@ -63,18 +64,20 @@ def export_model(slices: Iterable[OwnedSlice], model_dir: Path, directory: Path)
     dtype_name, item, config_name = _DTYPES[dtype]
     plan = plan_file(shapes, dtype_name, item.itemsize)
     partial = directory / "model.safetensors.part"
-    if dist.get_rank() == 0:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _copy_companions(model_dir, directory, config_name)
-            _reserve(partial, plan)
-        except OSError as error:
-            existing = next(path for path in (directory, *directory.parents) if path.exists())
-            raise ModelNotWritten(
-                f"the trained model cannot be written to {directory} ({error.strerror}): it needs {plan.size_bytes} "
-                f"bytes, {shutil.disk_usage(existing).free} are free. Make room, then resume the job"
-            ) from error
-    dist.barrier()
+
+    def prepare() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        _copy_companions(model_dir, directory, config_name)
+        _reserve(partial, plan)
+
+    try:
+        on_first_rank(prepare)
+    except OSError as error:
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+        raise ModelNotWritten(
+            f"the trained model cannot be written to {directory} ({error.strerror}): it needs {plan.size_bytes} "
+            f"bytes, {shutil.disk_usage(existing).free} are free. Make room: it is tried again"
+        ) from error
     for piece in own:
         _write_slice(partial, plan.offsets[piece.name], item, piece)
     dist.barrier()

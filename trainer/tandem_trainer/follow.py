@@ -60,6 +60,8 @@ class Position:
     """-1: initial weights; 0: the warm-up; i: iteration i."""
     saved: int = -1
     """`trained` of the newest checkpoint, loaded or begun."""
+    unsafe: bool = False
+    """Whether the last save failed, or the newest checkpoint was damaged: the next iteration is saved, then."""
     published: int = -1
     """The newest version that this start of the rank published or restored."""
     exported: int | None = None
@@ -170,7 +172,7 @@ def _plan_leaving_the_device(position: Position, policy: Policy) -> Action | Non
 
 
 def _plan_end(phase: PhaseRecord, position: Position) -> Action:
-    unsaved = position.saved < position.trained
+    unsaved = position.saved < position.trained or position.unsafe
     if position.offloaded and (unsaved or position.exported != position.trained):
         return Action(Step.LOAD_BACK)
     if unsaved:
@@ -187,5 +189,5 @@ def _acknowledge_or_wait(phase: PhaseRecord, position: Position) -> Action:
 def _save_due(position: Position, policy: Policy) -> bool:
     """Version 0 is saved too: a directory that cannot be written to shows before hours of work depend on it."""
     return position.saved < position.trained and (
-        position.trained % policy.checkpoint_every == 0 or position.trained == policy.last_iteration
+        position.trained % policy.checkpoint_every == 0 or position.trained == policy.last_iteration or position.unsafe
     )

@@ -85,8 +85,9 @@ def _label_logprobs(
 
 
 def _attention_mask(microbatch: Microbatch, device: torch.device) -> torch.Tensor | None:
-    """[rows, 1, length, length], True where position q sees position k; None for a plain causal mask."""
-    if not microbatch.padded:
+    """[rows, 1, length, length], True where position q sees position k; None for a plain causal mask, which is enough
+    for a sequence that has its row alone: what pads the row stands behind it."""
+    if not microbatch.shared:
         return None
     segments = torch.from_numpy(microbatch.segments).to(device)
     same = segments[:, :, None] == segments[:, None, :]

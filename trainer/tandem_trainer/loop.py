@@ -1,5 +1,6 @@
 """The loop around Megatron: carries out what `follow` plans, on every rank alike."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,12 +9,14 @@ from pathlib import Path
 import structlog
 from tandem_core.batches import TrainingBatch
 from tandem_core.coordination.records import Ack, Activity, PhaseRecord, Role
+from tandem_core.errors import OutOfSpace
 from tandem_core.job import RLJob
 from tandem_core.job.operations import DeadlineSpec
 from tandem_core.phases import Phase
 from tandem_core.weights.manifest import ManifestPart
 
 from tandem_trainer.batch_client import BatchClient
+from tandem_trainer.checkpoint import CheckpointNotWritten
 from tandem_trainer.coordination_thread import STOP_EXIT_CODE, Coordination, Observed
 from tandem_trainer.follow import Action, Policy, Position, Step, plan_action
 from tandem_trainer.publish import Publisher
@@ -23,6 +26,8 @@ from tandem_trainer.trainer import Trainer
 log = structlog.get_logger()
 
 RESTART_EXIT_CODE = 1
+RETRY_SECONDS = 5.0
+"""When a disk or shared memory is full; how long the phase may wait for room the master decides."""
 WAIT_SECONDS = 600.0
 """How long a rank waits in silence before it logs that it still waits. How long a phase may take the master decides."""
 WARMUP_STEPS_BETWEEN_CHECKPOINTS = 500
@@ -66,8 +71,7 @@ class PhaseLoop:
     def __post_init__(self) -> None:
         self._policy = build_policy(self.job)
         self._position = Position(trained=self.trainer.trained, saved=self.trainer.trained)
-        self._checkpoint_iteration = self.trainer.trained
-        """Newest iteration that can be gone back to for sure."""
+        self._note_checkpoint()
         self._steps: dict[Step, Callable[[PhaseRecord, Action], None]] = {
             Step.WARM_UP: self._warm_up,
             Step.TRAIN: self._train,
@@ -108,6 +112,11 @@ class PhaseLoop:
                     self._carry_out(seen.phase, action)
                 except _Stopped:
                     continue
+                except OutOfSpace as error:
+                    log.error("no room, trying again", step=action.step, error=str(error), seconds=RETRY_SECONDS)
+                    self.coordination.report(str(error))
+                    with contextlib.suppress(TimeoutError):
+                        self.coordination.wait_for_change(seen, RETRY_SECONDS)
 
     def _wait(self, seen: Observed) -> None:
         try:
@@ -118,13 +127,16 @@ class PhaseLoop:
     def _acknowledge(self, phase: PhaseRecord) -> None:
         if phase.phase is Phase.DONE:
             self.trainer.finish_saving()
+            if self._note_checkpoint():
+                return
         member = f"{Role.TRAINER}-{self.trainer.rank}"
         ack = Ack(
             member=member,
             iteration=phase.iteration,
             phase=phase.phase,
             activities=tuple(self._activities[-_MOST_ACTIVITIES:]),
-            measurements=self._measurements | {"checkpoint_iteration": float(max(0, self._checkpoint_iteration))},
+            measurements=self._measurements
+            | {"oldest_checkpoint": float(max((0, *self.trainer.checkpoints_kept[:1])))},
         )
         self.coordination.put(self.coordination.keys.ack(phase.iteration, phase.phase, member), ack)
         self._activities, self._measurements = [], {}
@@ -134,6 +146,7 @@ class PhaseLoop:
         started = time.time()
         self._steps[action.step](phase, action)
         ended = time.time()
+        self._note_checkpoint()
         self._activities.append(Activity(name=action.step, started_at=started, ended_at=ended))
         log.info("done", step=action.step, iteration=action.iteration, phase=phase.phase, seconds=ended - started)
 
@@ -190,8 +203,18 @@ class PhaseLoop:
 
     def _save(self, phase: PhaseRecord, action: Action) -> None:
         self.trainer.save_checkpoint()  # which completes the one before
-        self._checkpoint_iteration = self._position.saved
+        if phase.phase is Phase.DONE:
+            self.trainer.finish_saving()
+            if self.trainer.checkpoint_problem:  # no later iteration will make it good
+                raise CheckpointNotWritten(self.trainer.checkpoint_problem)
         self._position = replace(self._position, saved=self._position.trained)
+
+    def _note_checkpoint(self) -> bool:
+        """Whether something is wrong with the newest checkpoint."""
+        problem = self.trainer.checkpoint_problem
+        self._position = replace(self._position, unsafe=bool(problem))
+        self.coordination.report(problem)
+        return bool(problem)
 
     def _export(self, phase: PhaseRecord, action: Action) -> None:
         self.trainer.export_hugging_face(self.export_dir)
@@ -219,5 +242,6 @@ class PhaseLoop:
         if together and not position.offloaded:
             trainer.save_checkpoint()
             trainer.finish_saving()
-            log.info("saved a checkpoint on the way out", trained=position.trained, warmup_step=trainer.warmup_step)
+            if not trainer.checkpoint_problem:
+                log.info("saved a checkpoint on the way out", trained=position.trained, warmup_step=trainer.warmup_step)
         return STOP_EXIT_CODE

@@ -38,9 +38,9 @@ class Microbatch:
     behaviour_logprobs: Floats
 
     @property
-    def padded(self) -> bool:
-        """Whether any position is padding or any row holds several sequences."""
-        return bool((self.segments != 1).any())
+    def shared(self) -> bool:
+        """Whether any row holds several sequences."""
+        return bool((self.segments > 1).any())
 
 
 @dataclass(frozen=True, eq=False)

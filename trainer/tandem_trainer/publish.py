@@ -1,6 +1,7 @@
 """Publishing weights: this rank's slices into its pod's shared memory, and a manifest that attests to them."""
 
 import os
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tandem_trainer.shard_layout import DTYPE_NAMES, Box, ShardLayout
 SLOTS = 2
 """Versions that exist side by side: engines may read one while the next is written."""
 MAXIMUM_MANIFEST_BYTES = 1 << 20
-_CHECKSUM_THREADS = 4
+_THREADS = 4
 
 
 class ManifestTooLarge(TandemError):
@@ -44,31 +45,35 @@ class Publisher:
 
     publication: Publication
     layout: ShardLayout
-    checksum_threads: int = _CHECKSUM_THREADS
+    threads: int = _THREADS
     _files: dict[int, ShardFile] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.checksum_threads, "checksum")
+        # Slices are written side by side, each by one thread.
+        self._pool = ThreadPoolExecutor(self.threads, "publish", torch.set_num_threads, (1,))
 
     def publish(self, version: int, slices: Iterable[OwnedSlice]) -> ManifestPart:
         """Write the layout's slices as `version` and return the manifest part.
 
-        Checksums are computed from the file's memory while the next slice is copied. Raises SharedMemoryFull, and
+        Each checksum is computed from the file's memory as soon as its slice is copied. Raises SharedMemoryFull, and
         ValueError if `slices` are not those of the layout.
         """
         shard = self._open(version)
-        checksums: dict[Box, Future[str]] = {}
+        writing: dict[Box, Future[str]] = {}
+        unfinished: deque[Future[str]] = deque()
         for owned in slices:
             box = Box.of(owned)
             if box not in self.layout.offsets:
                 continue
+            if len(unfinished) == 2 * self.threads:  # some slices are not views but copies: few at a time
+                unfinished.popleft().result()
             region = shard.region(self.layout.offsets[box], box.size_bytes)
-            region.view(box.dtype).view(box.shape).copy_(owned.tensor)
-            checksums[box] = self._pool.submit(checksum, region)
-        if missing := self.layout.offsets.keys() - checksums.keys():
+            writing[box] = self._pool.submit(_write, owned.tensor, box, region)
+            unfinished.append(writing[box])
+        if missing := self.layout.offsets.keys() - writing.keys():
             raise ValueError(f"{len(missing)} slices of the layout were not given, such as {next(iter(missing)).name}")
-        return self._build_part(version, {box: future.result() for box, future in checksums.items()})
+        return self._build_part(version, {box: future.result() for box, future in writing.items()})
 
     def holds(self, part: ManifestPart) -> bool:
         """Whether this pod's shared memory still has what `part`, this rank's own, attests."""
@@ -115,14 +120,19 @@ class Publisher:
         return part
 
 
+def _write(tensor: torch.Tensor, box: Box, region: torch.Tensor) -> str:
+    region.view(box.dtype).view(box.shape).copy_(tensor)
+    return checksum(region)
+
+
 def checksum(region: torch.Tensor) -> str:
     """xxh3_64 of a byte tensor, hexadecimal."""
     return xxhash.xxh3_64_hexdigest(region.numpy())
 
 
-def choose_checksum_threads(ranks_per_pod: int) -> int:
-    """Threads for this rank's checksums: its share of the pod's cores."""
-    return max(1, min(_CHECKSUM_THREADS, len(os.sched_getaffinity(0)) // ranks_per_pod))
+def choose_threads(ranks_per_pod: int) -> int:
+    """Threads with which this rank publishes: its share of the pod's cores."""
+    return max(1, min(_THREADS, len(os.sched_getaffinity(0)) // ranks_per_pod))
 
 
 def _file(version: int, rank: int) -> str:

@@ -9,14 +9,14 @@ from typing import Self
 
 import structlog
 import torch
-from tandem_core.errors import TandemError
+from tandem_core.errors import OutOfSpace, is_out_of_space
 
 log = structlog.get_logger()
 
 GIB = 1 << 30
 
 
-class SharedMemoryFull(TandemError):
+class SharedMemoryFull(OutOfSpace):
     """The pod's shared memory does not hold two versions of the weights."""
 
 
@@ -74,7 +74,7 @@ def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT):
+        if not is_out_of_space(error):
             raise
         raise _full(path, size_bytes - allocated, _free_bytes(path.parent)) from error
     finally:

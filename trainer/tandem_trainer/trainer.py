@@ -15,7 +15,8 @@ from tandem_core.job import RLJob
 
 from tandem_trainer import cpu_shim
 from tandem_trainer.architecture import load_architecture
-from tandem_trainer.checkpoint import Checkpoints, Progress
+from tandem_trainer.checkpoint import Checkpoints
+from tandem_trainer.checkpoint_files import Progress
 from tandem_trainer.export import export_model
 from tandem_trainer.initial_weights import RandomWeights, SafetensorsDirectory, has_weights, load_pieces
 from tandem_trainer.layout import Layout
@@ -78,7 +79,7 @@ class Trainer:
             self._architecture,
             self._layout,
             _packing_limits(spec.hybrid.trainer.tokens_per_microbatch, self._layout, config, device.type),
-            spec.rollout.temperature,
+            spec.rollout.policy_temperature,
         )
         self._checkpoints = Checkpoints(
             checkpoint_dir / "state", spec.checkpoint.keep, asdict(self._architecture), self._bare, self._optimizer
@@ -133,6 +134,16 @@ class Trainer:
         self.trained = batch.iteration
         return summarise_iteration(steps, started)
 
+    @property
+    def checkpoint_problem(self) -> str:
+        """What is wrong with the newest checkpoint; empty on all ranks or on none."""
+        return self._checkpoints.problem
+
+    @property
+    def checkpoints_kept(self) -> tuple[int, ...]:
+        """`trained` of the checkpoints that can be gone back to, the oldest first."""
+        return self._checkpoints.kept
+
     def owned_slices(self) -> Iterator[OwnedSlice]:
         """What this rank holds of the model, under Hugging Face names. Every data-parallel replica yields its own copy;
         `replica` tells them apart: the slices of replica 0 of all ranks make up the model exactly once."""
@@ -140,7 +151,7 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Start saving the present state; training may go on at once. It counts after finish_saving or a later save;
-        train and warmup complete it too once its files are written."""
+        train and warmup complete it too once its files are written. If that fails, `checkpoint_problem` tells."""
         losses = tuple(self._warmup_losses)
         self._checkpoints.save(Progress(trained=self.trained, warmup_step=self.warmup_step, warmup_losses=losses))
 

@@ -19,8 +19,13 @@ class JobKeys:
 
     @property
     def leader(self) -> str:
-        """The master's lease; its creation revision is the fencing token."""
+        """Leased: somebody leads now."""
         return f"{self.prefix}leader"
+
+    @property
+    def fence(self) -> str:
+        """Who led last; stays when his lease has run out. Every write of a leader checks that it is still he."""
+        return f"{self.prefix}fence"
 
     @property
     def phase(self) -> str:

@@ -8,7 +8,7 @@ import grpc.aio
 import structlog
 from etcd3aio import EtcdError
 
-from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, Store
+from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, EtcdUnreachable, Store
 
 log = structlog.get_logger()
 
@@ -33,13 +33,17 @@ async def revoke_lease(store: Store, lease_id: int) -> None:
 
 async def keep_alive(store: Store, lease_id: int, ttl_seconds: int, lost: Callable[[], Awaitable[int | None]]) -> None:
     """Renew the lease for ever. When etcd says that it has expired, `lost` is called; it returns the id of the lease
-    to go on with, or None to end."""
+    to go on with, or None to end. It is called again if etcd goes away meanwhile."""
     while True:
         await asyncio.sleep(ttl_seconds / 3)
         if await _renew(store, lease_id, ttl_seconds):
             continue
         log.warning("lease expired", lease=lease_id, ttl_seconds=ttl_seconds)
-        replacement = await lost()
+        try:
+            replacement = await lost()
+        except (EtcdUnreachable, grpc.aio.AioRpcError) as error:  # the new lease, too, may have run out already
+            log.warning("cannot replace the lease, trying again", lease=lease_id, reason=str(error))
+            continue
         if replacement is None:
             return
         lease_id = replacement

@@ -34,6 +34,8 @@ class Membership:
         self._ttl_seconds = ttl_seconds
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        """A put that is repeated must not come after a newer one."""
 
     async def __aenter__(self) -> Self:
         lease = await self._register()
@@ -53,14 +55,19 @@ class Membership:
     async def update(self, **changes: Any) -> None:
         """Change fields of the member's record."""
         self.member = self.member.model_copy(update=changes)
-        try:
-            await self._store.put(self._key, self.member, lease=self._lease)
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.NOT_FOUND:
-                raise
-            await self._register()  # the lease ran out while etcd was away
+        async with self._writing:
+            try:
+                await self._store.put(self._key, self.member, lease=self._lease)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:
+                    raise
+                await self._put_anew()  # the lease ran out while etcd was away
 
     async def _register(self) -> int:
+        async with self._writing:
+            return await self._put_anew()
+
+    async def _put_anew(self) -> int:
         self._lease = await grant_lease(self._store, self._ttl_seconds)
         await self._store.put(self._key, self.member, lease=self._lease)
         return self._lease

@@ -63,6 +63,8 @@ class Member(Record):
     """Unix time in seconds."""
     engine: EngineStatus | None = None
     """For sidecars and inference pods."""
+    problem: str = ""
+    """Not empty: what it waits for or goes on without, such as room on a disk, and what a person can do."""
 
 
 class PhaseRecord(Record):
@@ -103,11 +105,13 @@ class Ack(Record):
 
 
 class Control(Record):
-    """control: what the operator asks of the job."""
+    """control: what the operator, or a person, asks of the job."""
 
     stop: bool = False
     """Save a checkpoint and end; the job can be resumed."""
     reason: str = ""
+    inference_pods: int | None = None
+    """How many inference pods there are to be, within spec.elastic; None: as few as it allows."""
 
 
 class Load(Record):
@@ -147,6 +151,11 @@ class Summary(Record):
     engines_serving: int = 0
     carried_over: int = 0
     """Unfinished answers waiting for the next iteration."""
+    inference_tokens: int = 0
+    """Tokens of the last iteration that inference pods generated, those of the training before included."""
+    versions_behind: int = 0
+    """How many versions the oldest token of the last batch is behind: answers that were carried over, or made while
+    others trained."""
     phase_seconds: dict[Phase, float] = {}
     """Sum of each phase's seconds so far."""
     message: str = ""

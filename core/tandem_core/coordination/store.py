@@ -14,8 +14,11 @@ from tandem_core.errors import TandemError
 log = structlog.get_logger()
 
 CALL_TIMEOUT_SECONDS = 5.0
-PATIENCE_SECONDS = 60.0
-"""How long a call goes on trying while etcd is away: longer than a restart of etcd or an election."""
+PATIENCE_SECONDS = 300.0
+"""How long a call goes on trying while etcd is away: longer than its pod takes to come up elsewhere. Who gives up is
+started anew, and asks the same etcd again."""
+RECONNECT_SECONDS = 1.0
+"""Longest time between two attempts to connect."""
 
 
 class EtcdUnreachable(TandemError):
@@ -32,7 +35,11 @@ class Store:
     def __init__(self, endpoints: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """`endpoints`: host:port, several separated by commas."""
         self.endpoints = endpoints
-        self.client = Etcd3Client(endpoints.split(","), rpc_max_attempts=1)
+        self.client = Etcd3Client(
+            endpoints.split(","), rpc_max_attempts=1, watch_max_reconnect_backoff_seconds=RECONNECT_SECONDS
+        )
+        # Else gRPC waits up to 120 s: longer than the leases last that an etcd which is back has just renewed.
+        self.client._manager.grpc_options.append(("grpc.max_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)))
         self._patience_seconds = patience_seconds
 
     async def __aenter__(self) -> Self:

@@ -130,7 +130,8 @@ class ElasticSpec(SpecModel):
     target_seconds: float = Field(default=300.0, gt=0)
     """How long a rollout phase should take; decides how many pods are wanted."""
     max_staleness: int = Field(default=1, ge=0)
-    """How many versions an inference pod may lag behind before it gets no more prompts."""
+    """How many versions older than the iteration's own an inference pod's weights may be. 1: it also works while others
+    train. 0: it does not, and what it is at work on when a version is committed is begun anew."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:

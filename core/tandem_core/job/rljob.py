@@ -95,6 +95,11 @@ class RLJobSpec(SpecModel):
                 f"rollout.groupSize must be at least 2 for algorithm.loss {self.algorithm.loss}: answers are compared "
                 "within their group; a group of one teaches nothing"
             )
+        if self.rollout.temperature == 0 and self.algorithm.loss in ("omd", "grpo"):
+            raise ValueError(
+                f"rollout.temperature 0 (greedy) makes all answers of a group alike, and algorithm.loss "
+                f"{self.algorithm.loss} learns from their differences: write loss: rest, or a temperature above 0"
+            )
         if self.algorithm.updates_per_iteration > (self.rollout.complete_prompts or self.rollout.prompts):
             raise ValueError(
                 f"algorithm.updatesPerIteration ({self.algorithm.updates_per_iteration}) must not exceed the prompts "

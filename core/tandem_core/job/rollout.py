@@ -42,14 +42,21 @@ class RolloutSpec(SpecModel):
     complete_prompts: int | None = Field(default=None, ge=1)
     """The rollout phase ends as soon as this many prompts have all their answers; the rest is carried over.
     Left out: it waits for all."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature; the trainer's log-probabilities are those of this temperature too."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; the trainer's log-probabilities are those of this temperature too. 0: the likeliest token
+    each time (greedy), with log-probabilities of temperature 1; needs algorithm.loss: rest, because all answers to a
+    prompt are alike."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling: the smallest set of tokens with this probability."""
     repetition: RepetitionSpec = Field(default_factory=RepetitionSpec)
     """Detection of answers that go in circles."""
     drop_uninformative: bool = False
     """Whether groups whose answers all got the same reward are left out of training."""
+
+    @property
+    def policy_temperature(self) -> float:
+        """Of the distribution that log-probabilities are of, the engine's and the trainer's."""
+        return self.temperature or 1.0
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> Self:

@@ -1,14 +1,24 @@
-"""Connections to SQLite or PostgreSQL, and what their errors mean."""
+"""Transactions in SQLite or PostgreSQL."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+import structlog
+from sqlalchemy import URL, Connection, event, make_url, select
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from tandem_core.errors import TandemError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from tandem_rollout.storage.errors import NotOwner, StorageAway, StorageError, translated_errors
+from tandem_rollout.storage.tables import InfoRow
+
+log = structlog.get_logger()
+
+PATIENCE_SECONDS = 300.0
+"""How long a transaction is tried again while the server is away or a disk is full; then the master is started anew."""
+OWNER = "owner"
+"""Name of the InfoRow that says which master may write."""
 
 _BUSY_TIMEOUT_SECONDS = 30
 _POOL_TIMEOUT_SECONDS = 60
@@ -16,41 +26,73 @@ _COMMAND_TIMEOUT_SECONDS = 60
 _READ_ONLY = "tandem_read_only"
 
 
-class StorageError(TandemError):
-    """The replay buffer cannot be read or written."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Database:
-    """Where transactions come from. Two ways to commit, see `open_database`."""
+    """Where transactions come from. Two ways to commit, see `open_database`.
+
+    An action that meets a database that is away, or full, is carried out again for up to `patience_seconds`. As the
+    first time may have been committed after all, it has to come to the same when it is done twice.
+    """
 
     label: str
     """The address without the password, for errors."""
     fast: AsyncEngine
     durable: AsyncEngine
+    patience_seconds: float
+    owner: int | None = None
+    """The number under which this process took the database over; None: anybody may write."""
+    problem: str = ""
+    """What the database does not do now; empty: it works."""
 
-    @asynccontextmanager
-    async def writing(self, *, durable: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A transaction: committed at the end of the block, rolled back on an error. Raises StorageError."""
-        engine = self.durable if durable else self.fast
-        with translated_errors(self.label):
-            async with engine.begin() as connection:
-                yield connection
+    async def write[T](self, action: Callable[[AsyncConnection], Awaitable[T]], *, durable: bool = False) -> T:
+        """The result of `action` in a transaction: committed afterwards, rolled back on an error.
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state and does not keep writers out. Raises StorageError."""
-        with translated_errors(self.label):
-            async with self.fast.execution_options(**{_READ_ONLY: True}).connect() as connection:
-                yield connection
+        Raises StorageError.
+        """
+
+        async def checked(connection: AsyncConnection) -> T:
+            if self.owner is not None:
+                # Locked until the end: a takeover waits for this transaction, or this one sees it.
+                owner = select(InfoRow.value).where(InfoRow.key == OWNER).with_for_update(read=True)
+                if await connection.scalar(owner) != self.owner:
+                    raise NotOwner(f"the replay buffer {self.label} has been taken over by another master")
+            return await action(connection)
+
+        return await self._carry_out(self.durable if durable else self.fast, checked)
+
+    async def read[T](self, action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """The result of `action` in a transaction that sees one state and does not keep writers out.
+
+        Raises StorageError.
+        """
+        return await self._carry_out(self.fast.execution_options(**{_READ_ONLY: True}), action)
 
     async def dispose(self) -> None:
         """Close all connections."""
         for engine in {self.fast, self.durable}:
             await engine.dispose()
 
+    async def _carry_out[T](self, engine: AsyncEngine, action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(StorageAway),
+            stop=stop_after_delay(self.patience_seconds),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
+            before_sleep=self._note_problem,
+            reraise=True,
+        ):
+            with attempt, translated_errors(self.label):
+                async with engine.begin() as connection:
+                    result = await action(connection)
+                self.problem = ""
+                return result
+        raise AssertionError("tenacity returns or raises")
 
-def open_database(address: str, job_uid: str) -> Database:
+    def _note_problem(self, state: RetryCallState) -> None:
+        self.problem = str(state.outcome.exception()) if state.outcome is not None else ""
+        log.warning("no transaction, trying again", attempt=state.attempt_number, problem=self.problem)
+
+
+def open_database(address: str, job_uid: str, patience_seconds: float) -> Database:
     """The database at `address`: sqlite:///path or postgresql://user:password@host/name. Connects later.
 
     SQLite commits fast ones without waiting for the disk: after a crash of the process nothing is missing, after a
@@ -65,10 +107,10 @@ def open_database(address: str, job_uid: str) -> Database:
     match url.get_backend_name():
         case "sqlite":
             url = url.set(drivername="sqlite+aiosqlite")
-            return Database(label, _sqlite_engine(url, "NORMAL"), _sqlite_engine(url, "FULL"))
+            return Database(label, _sqlite_engine(url, "NORMAL"), _sqlite_engine(url, "FULL"), patience_seconds)
         case "postgresql" | "postgres":
             engine = _postgresql_engine(url, job_uid)
-            return Database(label, engine, engine)
+            return Database(label, engine, engine, patience_seconds)
         case other:
             raise StorageError(f"the replay buffer can be kept in sqlite or postgresql, not in {other!r} ({label})")
 
@@ -76,36 +118,6 @@ def open_database(address: str, job_uid: str) -> Database:
 def schema_name(job_uid: str) -> str:
     """The PostgreSQL schema of a job."""
     return f"tandem_{job_uid.replace('-', '_')}"
-
-
-@contextmanager
-def translated_errors(label: str) -> Iterator[None]:
-    """Turns the database's errors into StorageError with a remedy."""
-    try:
-        yield
-    except (DBAPIError, OSError) as error:
-        raise StorageError(f"the replay buffer {label} failed: {describe_error(error)}") from error
-    except SQLAlchemyError as error:
-        raise StorageError(f"the replay buffer {label} failed: {error}") from error
-
-
-def describe_error(error: DBAPIError | OSError) -> str:
-    """What the database said and what to do about it."""
-    said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    remedies = {
-        "disk is full": "the volume is full: make it larger (storage.size), then start the job again; nothing is lost",
-        "No space left": "the volume is full: make it larger, then start the job again; nothing is lost",
-        "disk I/O error": "the volume cannot be written: check that it is not full and its device healthy",
-        "unable to open": "check that the directory exists and may be written",
-        "readonly": "the file or its directory may not be written: check the volume's permissions",
-        "locked": "another process holds the database: only one master may use it",
-        "not a database": "the file is damaged or something else: move it away, or name another one",
-        "malformed": "the file is damaged: restore it, or move it away and start the job anew",
-    }
-    for mark, remedy in remedies.items():
-        if mark in said:
-            return f"{said}; {remedy}"
-    return f"{said}; check that the server is reachable and the user may create schemas and tables"
 
 
 def _sqlite_engine(url: URL, synchronous: str) -> AsyncEngine:

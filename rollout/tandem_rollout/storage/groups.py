@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Row, bindparam, exists, func, insert, select, update
+from sqlalchemy import Row, bindparam, exists, func, select, update
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,10 +17,10 @@ from tandem_rollout.storage.segments import (
     score_row,
 )
 from tandem_rollout.storage.tables import GroupRow, SegmentRow, TrajectoryRow
+from tandem_rollout.storage.upsert import upsert
 from tandem_rollout.trajectory import Group, ScoredGroup, ScoredSample, Trajectory, TrajectoryState
 
 _TRAJECTORIES = cast("SqlTable", TrajectoryRow.__table__)
-_SEGMENTS = cast("SqlTable", SegmentRow.__table__)
 _INDEX_BITS = 16
 _PROGRESS = ("state", "length", "finish_reason", "first_version", "last_version")
 _SCORE = ("text", "reward", "parts", "correct")
@@ -35,21 +35,16 @@ def trajectory_id(group_id: int, index: int) -> int:
 
 async def insert_groups(
     connection: AsyncConnection,
+    last_id: int,
     iteration: int,
     prompt_ids: Sequence[int],
     group_size: int,
     texts: Mapping[int, str],
 ) -> list[Group]:
-    """New groups with `group_size` empty answers each, in order of `prompt_ids`; `texts` are the prompts', by id."""
-    if not prompt_ids:
-        return []
-    group_ids = await connection.scalars(
-        insert(GroupRow).returning(GroupRow.id, sort_by_parameter_order=True),
-        [
-            {"prompt_id": prompt_id, "prompt": texts.get(prompt_id, ""), "created_iteration": iteration}
-            for prompt_id in prompt_ids
-        ],
-    )
+    """New groups with `group_size` empty answers each, in order of `prompt_ids`; `texts` are the prompts', by id.
+
+    Their ids follow `last_id`, so that doing it twice changes nothing.
+    """
     groups = [
         Group(
             group_id,
@@ -57,10 +52,24 @@ async def insert_groups(
             iteration,
             [Trajectory(trajectory_id(group_id, index), prompt_id, group_id, index) for index in range(group_size)],
         )
-        for group_id, prompt_id in zip(group_ids.all(), prompt_ids, strict=True)
+        for group_id, prompt_id in enumerate(prompt_ids, last_id + 1)
     ]
-    await connection.execute(
-        insert(_TRAJECTORIES),
+    await upsert(
+        connection,
+        GroupRow,
+        [
+            {
+                "id": group.id,
+                "prompt_id": group.prompt_id,
+                "prompt": texts.get(group.prompt_id, ""),
+                "created_iteration": iteration,
+            }
+            for group in groups
+        ],
+    )
+    await upsert(
+        connection,
+        TrajectoryRow,
         [
             {"id": each.id, "group_id": each.group_id, "place": each.index}
             for group in groups
@@ -68,6 +77,11 @@ async def insert_groups(
         ],
     )
     return groups
+
+
+async def select_last_id(connection: AsyncConnection) -> int:
+    """The id of the newest group; 0: none."""
+    return await connection.scalar(select(func.max(GroupRow.id))) or 0
 
 
 async def count_groups(connection: AsyncConnection) -> int:
@@ -102,8 +116,7 @@ async def select_scored_groups(connection: AsyncConnection) -> list[ScoredGroup]
 
 async def _insert_segments(connection: AsyncConnection, trajectories: Sequence[Trajectory]) -> None:
     rows = [row for trajectory in trajectories for row in new_segment_rows(trajectory)]
-    if rows:
-        await connection.execute(insert(_SEGMENTS), rows)
+    await upsert(connection, SegmentRow, rows)
 
 
 async def _update(connection: AsyncConnection, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:

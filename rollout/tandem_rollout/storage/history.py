@@ -9,7 +9,7 @@ from typing import Any, Self
 from sqlalchemy import Row, Select, create_engine, select
 from sqlalchemy.engine import Connection
 
-from tandem_rollout.storage.database import StorageError, translated_errors
+from tandem_rollout.storage.errors import StorageError, translated_errors
 from tandem_rollout.storage.segments import int32_tuple
 from tandem_rollout.storage.tables import (
     ActivityRow,

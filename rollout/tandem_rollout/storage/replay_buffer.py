@@ -5,13 +5,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import tenacity
 from sqlalchemy import Select, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tandem_core.coordination.records import Activity
 
 from tandem_rollout.storage import batches, groups, journal
-from tandem_rollout.storage.database import StorageError, open_database, schema_name
+from tandem_rollout.storage.database import OWNER, PATIENCE_SECONDS, open_database, schema_name
+from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import (
     SELECT_ACTIVITIES,
     SELECT_EVALUATION_SAMPLES,
@@ -38,8 +38,6 @@ from tandem_rollout.storage.tables import (
 from tandem_rollout.storage.upsert import upsert
 from tandem_rollout.trajectory import Group, ScoredGroup, ScoredSample, Trajectory, TrajectoryState
 
-_CONNECT_SECONDS = 60.0
-
 
 def sqlite_url(file: Path) -> str:
     """The address of a SQLite replay buffer."""
@@ -47,29 +45,21 @@ def sqlite_url(file: Path) -> str:
 
 
 class ReplayBuffer:
-    """`async with ReplayBuffer(url, job_uid) as buffer`. Every method is one transaction and raises StorageError.
+    """`async with ReplayBuffer(url, job_uid) as buffer`. Every method is one transaction and raises StorageError; while
+    the server is away or the disk is full it is tried again for up to `patience_seconds`.
 
     `url` is sqlite:///path or postgresql://user:password@host/name. Tables are made if they are not there. A database
     of another job is refused.
     """
 
-    def __init__(self, url: str, job_uid: str, *, connect_seconds: float = _CONNECT_SECONDS) -> None:
-        self._database = open_database(url, job_uid)
+    def __init__(self, url: str, job_uid: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._database = open_database(url, job_uid, patience_seconds)
         self._postgresql = make_url(url).get_backend_name() != "sqlite"
         self._job_uid = job_uid
-        self._connect_seconds = connect_seconds
 
     async def __aenter__(self) -> Self:
         """Connect, waiting for a server that is not up yet; make or check the tables."""
-        attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(StorageError) if self._postgresql else tenacity.retry_never,
-            wait=tenacity.wait_exponential(0.1, max=2),
-            stop=tenacity.stop_after_delay(self._connect_seconds),
-            reraise=True,
-        )
-        async for attempt in attempts:
-            with attempt:
-                await self._create_tables()
+        await self._database.write(self._create_tables, durable=True)
         found = await self.info()
         if found.get("schema_version") != SCHEMA_VERSION:
             await self._refuse(
@@ -85,6 +75,16 @@ class ReplayBuffer:
         """Close all connections."""
         await self._database.dispose()
 
+    @property
+    def problem(self) -> str:
+        """What the database does not do now; empty: it works."""
+        return self._database.problem
+
+    async def take_over(self, token: int) -> None:
+        """From now on only this process writes; others' transactions raise NotOwner. `token`: of its leadership."""
+        await self.set_info({OWNER: token})
+        self._database.owner = token
+
     async def create_groups(
         self, iteration: int, prompt_ids: Sequence[int], group_size: int, *, texts: Mapping[int, str] | None = None
     ) -> list[Group]:
@@ -92,24 +92,23 @@ class ReplayBuffer:
 
         `texts` are the prompts' texts by id; reports show them.
         """
-        async with self._database.writing() as connection:
-            return await groups.insert_groups(connection, iteration, prompt_ids, group_size, texts or {})
+        last = await self._database.read(groups.select_last_id)  # given, so that a second try makes no second groups
+        return await self._database.write(
+            lambda connection: groups.insert_groups(connection, last, iteration, prompt_ids, group_size, texts or {})
+        )
 
     async def groups_created(self) -> int:
         """Number of groups ever created: the place in the epoch for uniform sampling."""
-        async with self._database.reading() as connection:
-            return await groups.count_groups(connection)
+        return await self._database.read(groups.count_groups)
 
     async def save_progress(self, trajectories: Sequence[Trajectory]) -> None:
         """Save the segments that are new since the last call, and the states."""
-        async with self._database.writing() as connection:
-            await groups.write_progress(connection, trajectories)
+        await self._database.write(lambda connection: groups.write_progress(connection, trajectories))
         _note_saved(trajectories)
 
     async def save_scores(self, samples: Sequence[ScoredSample]) -> None:
         """Save scores with the segments that are new; the trajectories become SCORED."""
-        async with self._database.writing() as connection:
-            await groups.write_scores(connection, samples)
+        await self._database.write(lambda connection: groups.write_scores(connection, samples))
         trajectories = [sample.trajectory for sample in samples]
         _note_saved(trajectories)
         for trajectory in trajectories:
@@ -117,13 +116,11 @@ class ReplayBuffer:
 
     async def open_groups(self) -> list[Group]:
         """Groups with an answer that is unfinished or not scored, oldest first, with all answers as saved."""
-        async with self._database.reading() as connection:
-            return await groups.select_open_groups(connection)
+        return await self._database.read(groups.select_open_groups)
 
     async def scored_groups(self) -> list[ScoredGroup]:
         """Groups whose answers are all scored and that are in no batch, oldest first."""
-        async with self._database.reading() as connection:
-            return await groups.select_scored_groups(connection)
+        return await self._database.read(groups.select_scored_groups)
 
     async def record_batch(self, iteration: int, data: bytes, scored: Sequence[ScoredGroup]) -> bytes:
         """Record `data` as the batch of `iteration` made of the groups `scored`; returns what is recorded.
@@ -132,81 +129,80 @@ class ReplayBuffer:
         that one is returned, whatever is given now. Raises StorageError if a group is in another batch, or
         `iteration` is not the one after the newest batch's.
         """
-        try:
-            async with self._database.writing(durable=True) as connection:
-                if (recorded := await batches.select_batch(connection, iteration)) is not None:
-                    return recorded
+
+        async def record(connection: AsyncConnection) -> bytes:
+            if (recorded := await batches.select_batch(connection, iteration)) is None:
                 await batches.insert_batch(connection, iteration, data, scored)
+            return data if recorded is None else recorded
+
+        try:
+            return await self._database.write(record, durable=True)
         except (batches.BatchConflict, StorageError) as error:
             # Another master may have been faster: then its batch is the one.
             if (recorded := await self.batch(iteration)) is not None:
                 return recorded
             raise StorageError(f"the batch of iteration {iteration} cannot be recorded: {error}") from error
-        return data
 
     async def batch(self, iteration: int) -> bytes | None:
         """The batch of `iteration`; None: not recorded, or pruned."""
-        async with self._database.reading() as connection:
-            return await batches.select_batch(connection, iteration)
+        return await self._database.read(lambda connection: batches.select_batch(connection, iteration))
 
     async def last_recorded_iteration(self) -> int:
         """The newest iteration with a batch; 0: none."""
-        async with self._database.reading() as connection:
-            return await batches.select_last_recorded(connection)
+        return await self._database.read(batches.select_last_recorded)
 
     async def mark_trained(self, iteration: int, metrics: Mapping[str, float] | None = None) -> None:
         """Note that all ranks have trained on the batch of `iteration`, with the step's metrics.
 
         Raises StorageError if there is no such batch.
         """
-        async with self._database.writing() as connection:
+
+        async def mark(connection: AsyncConnection) -> None:
             if not await batches.update_trained(connection, iteration):
                 raise StorageError(f"iteration {iteration} cannot be marked as trained: it has no batch")
             await journal.write_iteration(
                 connection, iteration, version=iteration, metrics=metrics or {}, phase_seconds={}
             )
 
+        await self._database.write(mark)
+
     async def last_trained_iteration(self) -> int:
         """The newest iteration that was marked as trained; 0: none."""
-        async with self._database.reading() as connection:
-            return await batches.select_last_trained(connection)
+        return await self._database.read(batches.select_last_trained)
 
     async def prune_batches(self, before_iteration: int) -> int:
         """Forget bytes of batches before `before_iteration` and their answers' tokens; for what checkpoints cover.
 
         Texts, rewards and lengths stay. Returns how many batches were pruned.
         """
-        async with self._database.writing() as connection:
-            return await batches.delete_old(connection, before_iteration)
+        return await self._database.write(lambda connection: batches.delete_old(connection, before_iteration))
 
     async def success_rates(self) -> dict[int, float]:
         """Prompt id -> moving average of the share of right answers (factor batches.RECENT_SHARE a group)."""
-        async with self._database.reading() as connection:
-            return await batches.select_success_rates(connection)
+        return await self._database.read(batches.select_success_rates)
 
     async def record_iteration(
         self, iteration: int, *, version: int, metrics: Mapping[str, float], phase_seconds: Mapping[str, float]
     ) -> None:
         """Note metrics and phase times; called again, new names are added and given ones replaced."""
-        async with self._database.writing() as connection:
-            await journal.write_iteration(
+        await self._database.write(
+            lambda connection: journal.write_iteration(
                 connection, iteration, version=version, metrics=metrics, phase_seconds=phase_seconds
             )
+        )
 
     async def add_activities(self, pod: str, iteration: int, activities: Sequence[Activity]) -> None:
         """Note what `pod` did; the same name and start again replaces the earlier one."""
-        async with self._database.writing() as connection:
-            await journal.write_activities(connection, pod, iteration, activities)
+        await self._database.write(lambda connection: journal.write_activities(connection, pod, iteration, activities))
 
     async def record_evaluation(self, iteration: int, version: int, samples: Sequence[EvaluationSample]) -> None:
         """Note an evaluation; replaces an earlier one of the same iteration."""
-        async with self._database.writing() as connection:
-            await journal.write_evaluation(connection, iteration, version, samples)
+        await self._database.write(lambda connection: journal.write_evaluation(connection, iteration, version, samples))
 
     async def set_info(self, values: Mapping[str, Any]) -> None:
         """Note facts about the job (JSON values); a name again replaces its value."""
-        async with self._database.writing() as connection:
-            await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in values.items()])
+        rows = [{"key": key, "value": value} for key, value in values.items()]
+        await self._database.write(lambda connection: upsert(connection, InfoRow, rows))
 
     async def info(self) -> dict[str, Any]:
         """job_uid, schema_version and what was set."""
@@ -229,17 +225,18 @@ class ReplayBuffer:
         return read_samples(await self._all(select_samples(iteration, limit)))
 
     async def _all(self, statement: Select[Any]) -> Sequence[Any]:
-        async with self._database.reading() as connection:
+        async def fetch(connection: AsyncConnection) -> Sequence[Any]:
             return (await connection.execute(statement)).all()
 
-    async def _create_tables(self) -> None:
-        async with self._database.writing(durable=True) as connection:
-            if self._postgresql:
-                await _create_schema(connection, schema_name(self._job_uid))
-            await connection.run_sync(Table.metadata.create_all)
-            if (await connection.execute(SELECT_INFO.limit(1))).first() is None:
-                facts = {"job_uid": self._job_uid, "schema_version": SCHEMA_VERSION}
-                await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in facts.items()])
+        return await self._database.read(fetch)
+
+    async def _create_tables(self, connection: AsyncConnection) -> None:
+        if self._postgresql:
+            await _create_schema(connection, schema_name(self._job_uid))
+        await connection.run_sync(Table.metadata.create_all)
+        if (await connection.execute(SELECT_INFO.limit(1))).first() is None:
+            facts = {"job_uid": self._job_uid, "schema_version": SCHEMA_VERSION}
+            await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in facts.items()])
 
     async def _refuse(self, reason: str) -> None:
         await self._database.dispose()

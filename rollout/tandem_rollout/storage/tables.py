@@ -8,7 +8,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 SCHEMA_VERSION = 1
 """Goes up with every change that older code cannot read."""
 
-# SQLite numbers rows by itself only in columns of exactly this type.
+# In SQLite exactly this type makes the key the row's own number.
 _Identity = BigInteger().with_variant(Integer, "sqlite")
 _Double = Float(53)
 
@@ -29,7 +29,7 @@ class GroupRow(Table):
     """One drawing of a prompt."""
 
     __tablename__ = "groups"
-    id: Mapped[int] = mapped_column(_Identity, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(_Identity, primary_key=True, autoincrement=False)
     prompt_id: Mapped[int] = mapped_column(BigInteger)
     prompt: Mapped[str] = mapped_column(Text, server_default="")
     """Its text, for reports."""
