@@ -12,6 +12,7 @@ from tandem_local.commands.ps import ps
 from tandem_local.commands.render import render
 from tandem_local.commands.report import report
 from tandem_local.commands.run import run, serve
+from tandem_local.commands.scale import scale
 from tandem_local.commands.stop import stop
 from tandem_local.commands.validate import validate
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("ps")(ps)
 app.command("logs")(logs)
+app.command("scale")(scale)
 app.command("stop")(stop)
 app.command("report")(report)
 app.command("validate")(validate)

@@ -1,6 +1,7 @@
 """Follows a container's probes while its process runs."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -47,13 +48,14 @@ class ContainerHealth:
         counter = ProbeCounter(probe)
         await asyncio.sleep(probe.initial_delay_seconds)
         while True:
+            next_at = time.monotonic() + probe.period_seconds  # a check that takes its time does not delay the next
             problem = await self.check(probe.check, probe.timeout_seconds)
             verdict = counter.observe(not problem)
             if verdict is False:
                 return f"{name} probe failed {probe.failure_threshold} times in a row: {problem}"
             if verdict and until_passed:
                 return ""
-            await asyncio.sleep(probe.period_seconds)
+            await asyncio.sleep(next_at - time.monotonic())
 
     async def _follow_readiness(self, probe: Probe) -> str:
         """Never returns."""

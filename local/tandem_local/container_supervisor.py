@@ -17,6 +17,7 @@ from tandem_local.restart_policy import (
     BackOff,
     ContainerEnd,
     FailureRule,
+    FailureStreak,
     RestartRule,
     Verdict,
     plan_after_end,
@@ -79,7 +80,7 @@ class ContainerSupervisor:
             self._ended.set()
 
     async def _run(self) -> Verdict:
-        failures_in_a_row = 0
+        streak = FailureStreak(self._surroundings.back_off)
         while True:
             began = time.monotonic()
             end = await self._run_once()
@@ -90,10 +91,7 @@ class ContainerSupervisor:
             self._report(end, verdict)
             if verdict is not Verdict.RESTART:
                 return verdict
-            back_off = self._surroundings.back_off
-            well = time.monotonic() - began >= back_off.forgotten_after_seconds
-            failures_in_a_row = 1 if well else failures_in_a_row + 1
-            if await wait_for_event(self._stopping, back_off.delay(failures_in_a_row)):
+            if await wait_for_event(self._stopping, streak.delay_after(time.monotonic() - began)):
                 self._update(condition=Condition.STOPPED)
                 return Verdict.COMPLETE
             self._update(restarts=self.state.restarts + 1)

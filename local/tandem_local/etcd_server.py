@@ -85,6 +85,8 @@ def build_etcd_pod(binary: EtcdBinary, places: Places, data_directory: Path) -> 
         command=tuple(command),
         environment={},
         startup=Probe(health, period_seconds=0.2, failure_threshold=_READY_SECONDS * 5),
+        # Before the job's parts lose patience (Store.PATIENCE_SECONDS), but not for what passes by itself.
+        liveness=Probe(health, period_seconds=5, timeout_seconds=5, failure_threshold=9),
     )
     return LocalPod(
         name=ETCD_POD,

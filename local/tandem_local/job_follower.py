@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.mirror import Mirror, MirrorFailed
-from tandem_core.coordination.records import PhaseRecord, Summary
+from tandem_core.coordination.records import Control, PhaseRecord, Summary
 from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.job import RLJob
 from tandem_core.phases import Phase
@@ -24,6 +24,8 @@ class JobFollower:
         self._on_change = on_change
         self.summary: Summary | None = None
         self.phase: PhaseRecord | None = None
+        self.control: Control | None = None
+        """What is asked of the job."""
         self.finished = asyncio.Event()
         """Set when the job has reached its last phase, Done or Failed."""
 
@@ -44,10 +46,12 @@ class JobFollower:
                 async with (
                     Mirror(store, self._keys.summary, Summary) as summaries,
                     Mirror(store, self._keys.phase, PhaseRecord) as phases,
+                    Mirror(store, self._keys.control, Control) as control,
                     asyncio.TaskGroup() as group,
                 ):
                     group.create_task(self._follow_summary(summaries))
                     group.create_task(self._follow_phase(phases))
+                    group.create_task(self._follow_control(control))
             except* (EtcdUnreachable, MirrorFailed) as failures:
                 log.warning("cannot follow the job in etcd", problems=[str(error) for error in failures.exceptions])
             await asyncio.sleep(_TRY_AGAIN_SECONDS)
@@ -74,4 +78,10 @@ class JobFollower:
                 if mirror.value.phase.final:
                     self.finished.set()
                 self._on_change()
+            await mirror.next_change()
+
+    async def _follow_control(self, mirror: Mirror[Control]) -> None:
+        while True:
+            self.control = mirror.value or self.control
+            self._on_change()
             await mirror.next_change()

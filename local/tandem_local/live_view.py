@@ -104,10 +104,12 @@ def _build_numbers(summary: Summary, rewards: list[float]) -> RenderableType:
     speed = "" if summary.tokens_per_second is None else f"{summary.tokens_per_second:,.0f} tokens/s  "
     length = "" if summary.response_tokens is None else f"{summary.response_tokens:.1f} tokens an answer  "
     carried = f"{summary.carried_over} answers carried over  " if summary.carried_over else ""
-    table.add_row("answers", f"{summary.samples:,} trained on  {speed}{length}{carried}")
+    pods = f"{summary.inference_tokens:,} tokens by inference pods" if summary.inference_tokens else ""
+    table.add_row("answers", f"{summary.samples:,} trained on  {speed}{length}{carried}{pods}")
     version = "none" if summary.version < 0 else str(summary.version)
     loss = "" if summary.loss is None else f"  loss {summary.loss:.4g}"
-    table.add_row("weights", f"version {version}  engines serving: {summary.engines_serving}{loss}")
+    behind = f"  oldest token {summary.versions_behind} versions behind" if summary.versions_behind else ""
+    table.add_row("weights", f"version {version}  engines serving: {summary.engines_serving}{behind}{loss}")
     return table
 
 

@@ -53,6 +53,6 @@ class Places:
         if number >= _PODS_PER_BLOCK:
             raise TooManyPods(
                 f"the job has more than {_PODS_PER_BLOCK - 1} pods, which is more than one machine's run can have: "
-                "lower spec.hybrid.replicas or spec.elastic.min, or run it on a cluster"
+                "lower spec.hybrid.replicas or spec.elastic.max, or run it on a cluster"
             )
         return str(self.address_block[number + 1])

@@ -58,6 +58,8 @@ class LocalWorkload:
     limit: int | None = None
     """Restarts before the Job counts as failed; None: a Deployment, which is never done."""
     failure_rules: tuple[FailureRule, ...] = ()
+    replicas: int | None = None
+    """How many of the pods run at first, if that may change; None: all, always."""
 
     @property
     def is_job(self) -> bool:

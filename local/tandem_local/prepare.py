@@ -4,7 +4,7 @@ import ipaddress
 import secrets
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class RunPlan:
         return [pod for workload in self.workloads for pod in workload.pods]
 
     @property
+    def first_pods(self) -> list[LocalPod]:
+        """Those that run from the start: not the ones that a workload may be scaled to."""
+        return [pod for workload in self.workloads for pod in workload.pods[: workload.replicas]]
+
+    @property
     def etcd_endpoint(self) -> str:
         """host:port of the run's etcd."""
         return f"{self.places.address(0)}:{CLIENT_PORT}"
@@ -99,7 +104,7 @@ def prepare_run(request: RunRequest, home: Path) -> RunPlan:
     plan = _build_plan(directory, job, state, token)
     if not request.force:
         need = estimate_need(job, estimate_parameters(job.spec.model))
-        check_fit(job, need, plan.pods, observe_machine())
+        check_fit(job, need, plan.first_pods, observe_machine())
     _write_directory(plan, state, token)
     return plan
 
@@ -164,8 +169,14 @@ def _check_same_model(job: RLJob, directory: RunDirectory) -> None:
 def _build_plan(directory: RunDirectory, job: RLJob, state: RunState, token: str) -> RunPlan:
     places = observe_places(directory, state)
     settings = BuildSettings(etcd_endpoints=f"{places.address(0)}:{CLIENT_PORT}", token=token)
-    objects = [*build_objects(job, settings), *load_user_secrets(directory.path.parent.parent)]
-    return RunPlan(directory, places, job, tuple(build_workloads(objects, places)))
+    elastic = job.spec.elastic
+    objects = build_objects(job, settings, inference_replicas=elastic.max)
+    objects += load_user_secrets(directory.path.parent.parent)
+    workloads = [
+        workload if workload.is_job else replace(workload, replicas=elastic.min)
+        for workload in build_workloads(objects, places)
+    ]
+    return RunPlan(directory, places, job, tuple(workloads))
 
 
 def _write_directory(plan: RunPlan, state: RunState, token: str) -> None:

@@ -85,7 +85,10 @@ def describe_progress(summary: Summary | None) -> list[str]:
         parts.append(f"loss {summary.loss:.4g}")
     if summary.tokens_per_second is not None:
         parts.append(f"{summary.tokens_per_second:,.0f} tokens/s")
-    parts.append(f"weights {'none' if summary.version < 0 else f'v{summary.version}'}")
+    if summary.inference_tokens:
+        parts.append(f"{summary.inference_tokens:,} tokens by inference pods")
+    behind = f", tokens up to {summary.versions_behind} behind" if summary.versions_behind else ""
+    parts.append(f"weights {'none' if summary.version < 0 else f'v{summary.version}'}{behind}")
     if summary.message:
         parts.append(summary.message)
     return parts

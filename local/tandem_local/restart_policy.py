@@ -40,18 +40,31 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class BackOff:
-    """Seconds to wait before a restart: doubling, forgotten after a container ran well for a while.
+    """Seconds to wait before a restart: doubling, forgotten after a container ran for twice the longest wait.
 
     Kubernetes waits 10 s to 300 s, because many pods share a node; here one job has the machine.
     """
 
     first_seconds: float = 1.0
-    longest_seconds: float = 60.0
-    forgotten_after_seconds: float = 600.0
+    longest_seconds: float = 15.0
+    forgotten_after_seconds: float = 30.0
 
     def delay(self, failures_in_a_row: int) -> float:
         """Seconds before restart number `failures_in_a_row` (from 1)."""
         return float(min(self.longest_seconds, self.first_seconds * 2 ** min(failures_in_a_row - 1, 30)))
+
+
+@dataclass
+class FailureStreak:
+    """How often something has failed in a row."""
+
+    back_off: BackOff
+    failures: int = 0
+
+    def delay_after(self, ran_seconds: float) -> float:
+        """Seconds to wait before the restart after one more failure, which came when it had run so long."""
+        self.failures = 1 if ran_seconds >= self.back_off.forgotten_after_seconds else self.failures + 1
+        return self.back_off.delay(self.failures)
 
 
 @dataclass(frozen=True)

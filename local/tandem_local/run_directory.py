@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from tandem_core.errors import TandemError
+from tandem_core.errors import TandemError, is_out_of_space
 
 from tandem_local.run_state import RunState
 
@@ -82,10 +82,14 @@ class RunDirectory:
             return None
 
     def write_state(self, state: RunState) -> None:
-        """Replace the state at once: readers see the old or the new one."""
+        """Replace the state at once: readers see the old or the new one. On a full disk the old one stays."""
         temporary = self.state_file.with_suffix(".tmp")
-        temporary.write_text(state.model_dump_json(indent=1))
-        temporary.replace(self.state_file)
+        try:
+            temporary.write_text(state.model_dump_json(indent=1))
+            temporary.replace(self.state_file)
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
 
     def make(self) -> None:
         """Make it and the directory of logs, readable by the user alone."""

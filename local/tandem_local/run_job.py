@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import TextIO, cast
 
 import structlog
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 from tandem_core.errors import TandemError
+from tandem_core.logs import LossyStream
 
 from tandem_local.etcd_server import EtcdBinary, find_etcd
 from tandem_local.live_view import LiveView
@@ -39,7 +41,7 @@ def run_in_foreground(plan: RunPlan, console: Console) -> int:
                 structlog.processors.format_exc_info,
                 structlog.dev.ConsoleRenderer(colors=False),
             ],
-            logger_factory=structlog.WriteLoggerFactory(log_file),
+            logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(log_file))),
         )
         state = _run(plan, etcd, console)
     show_outcome(observe_outcome(plan.directory, plan.job, state, plan.places), state.status, console)

@@ -191,8 +191,18 @@ class Runner:
         while True:
             await wait_for_event(self._changed, _LONGEST_UPDATE_SECONDS)
             self._changed.clear()
+            self._scale()
             self._publish()
             await asyncio.sleep(_SHORTEST_UPDATE_SECONDS)
+
+    def _scale(self) -> None:
+        """Have as many inference pods as is asked for."""
+        control, elastic = self._follower.control, self._plan.job.spec.elastic
+        if control is None or control.inference_pods is None:
+            return
+        for item in self._supervisors:
+            if item.workload.replicas is not None:
+                item.scale(min(max(control.inference_pods, elastic.min), elastic.max))
 
     def _publish(self) -> None:
         pods: tuple[PodState, ...] = tuple(state for item in self._supervisors for state in item.states)

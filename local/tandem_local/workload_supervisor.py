@@ -1,7 +1,8 @@
 """Keeps the pods of one Job or Deployment going."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -9,7 +10,7 @@ from tandem_local.container_supervisor import RestartTerms, Surroundings
 from tandem_local.places import Places
 from tandem_local.pod_supervisor import PodEnd, PodSupervisor, build_pod_state
 from tandem_local.pods import LocalPod, LocalWorkload
-from tandem_local.restart_policy import Verdict
+from tandem_local.restart_policy import FailureStreak, Verdict
 from tandem_local.run_state import ContainerState, PodState
 from tandem_local.waiting import wait_for_event
 
@@ -26,7 +27,7 @@ class WorkloadFailed(Exception):
 
 
 class WorkloadSupervisor:
-    """All pods of one workload; `run` is its life, and `stop` ends it early."""
+    """All pods of one workload; `run` is its life, `scale` adds and removes pods, and `stop` ends it early."""
 
     def __init__(
         self,
@@ -41,6 +42,9 @@ class WorkloadSupervisor:
         self._environments = environments
         self._surroundings = surroundings
         self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._wanted = len(workload.pods) if workload.replicas is None else workload.replicas
+        self._removed: set[str] = set()
         self._failed_pods = 0
         self._replaced = dict.fromkeys((pod.name for pod in workload.pods), 0)
         self._running: dict[str, PodSupervisor] = {}
@@ -51,33 +55,66 @@ class WorkloadSupervisor:
 
     @property
     def states(self) -> tuple[PodState, ...]:
-        """All its pods as they are now."""
+        """All its pods as they are now; of those that a workload may be scaled to, the ones wanted or still ending."""
         return tuple(
-            build_pod_state(pod, self._containers(pod.name), self._replaced[pod.name]) for pod in self.workload.pods
+            build_pod_state(pod, self._containers(pod.name), self._replaced[pod.name])
+            for number, pod in enumerate(self.workload.pods)
+            if number < self._wanted or pod.name in self._running
         )
 
     async def run(self) -> None:
         """Returns when all pods are complete or were stopped; raises WorkloadFailed if the Job failed."""
-        pods = [asyncio.create_task(self._run_pod(pod)) for pod in self.workload.pods]
-        if not pods:
-            return
+        tasks: dict[str, asyncio.Task[None]] = {}
         try:
-            await asyncio.wait(pods, return_when=asyncio.FIRST_EXCEPTION)
+            while not self._is_over(tasks.values()):
+                self._changed.clear()
+                self._start_missing(tasks)
+                await self._changed.wait()
         finally:
             self.stop()
-            await asyncio.wait(pods)
-        for task in pods:
+            if tasks:
+                await asyncio.wait(tasks.values())
+        for task in tasks.values():
             task.result()
+
+    def scale(self, count: int) -> None:
+        """Have the first `count` pods run; those that are removed end as in `stop`, and may come again."""
+        self._wanted = count
+        for pod in self.workload.pods[count:]:
+            if pod.name in self._running:
+                self._removed.add(pod.name)
+                self._running[pod.name].stop()
+        self._changed.set()
 
     def stop(self) -> None:
         """End all pods; `run` returns once they have ended."""
         self._stopping.set()
+        self._changed.set()
         for pod in self._running.values():
             pod.stop()
 
+    def _is_over(self, tasks: Collection["asyncio.Task[None]"]) -> bool:
+        """Whether it is stopped, a pod failed the Job, or all pods are complete; what can be scaled never is."""
+        if self._stopping.is_set() or any(task.done() and task.exception() for task in tasks):
+            return True
+        started = len(tasks) == self._wanted
+        return self.workload.replicas is None and started and all(task.done() for task in tasks)
+
+    def _start_missing(self, tasks: dict[str, "asyncio.Task[None]"]) -> None:
+        """Start what is wanted and was never started, or has ended because it was removed."""
+        for name in [name for name in self._removed if tasks[name].done()]:
+            self._removed.remove(name)
+            del tasks[name]
+        for pod in self.workload.pods[: self._wanted]:
+            if pod.name not in tasks:
+                tasks[pod.name] = asyncio.create_task(self._run_pod(pod))
+                tasks[pod.name].add_done_callback(lambda _: self._changed.set())
+
     async def _run_pod(self, pod: LocalPod) -> None:
         terms = RestartTerms(pod.restart_rule, self.workload.limit, self.workload.failure_rules)
+        streak = FailureStreak(self._surroundings.back_off)
         while not self._stopping.is_set():
+            began = time.monotonic()
             supervisor = PodSupervisor(
                 pod, self._places, self._environments.get(pod.name, {}), terms, self._surroundings
             )
@@ -88,11 +125,14 @@ class WorkloadSupervisor:
                 del self._running[pod.name]
                 self._last[pod.name] = supervisor.state
                 self._surroundings.on_change()
-            if end.verdict is Verdict.COMPLETE or not await self._may_replace(pod, end):
+            if end.verdict is Verdict.COMPLETE or not self._may_replace(pod, end):
                 return
+            if await wait_for_event(self._stopping, streak.delay_after(time.monotonic() - began)):
+                return
+            self._replaced[pod.name] += 1
 
-    async def _may_replace(self, pod: LocalPod, end: PodEnd) -> bool:
-        """Whether a new pod takes the failed one's place, after the wait this takes. Raises WorkloadFailed."""
+    def _may_replace(self, pod: LocalPod, end: PodEnd) -> bool:
+        """Whether a new pod takes the failed one's place. Raises WorkloadFailed."""
         limit = self.workload.limit
         if limit is None:
             log.error("pod failed for good", pod=pod.name, container=end.container, reason=end.reason)
@@ -104,9 +144,6 @@ class WorkloadSupervisor:
             raise WorkloadFailed(
                 pod.name, end.container, f"{end.reason}, after {limit} restarts (spec.backoffLimit allows no more)"
             )
-        if await wait_for_event(self._stopping, self._surroundings.back_off.delay(self._failed_pods)):
-            return False
-        self._replaced[pod.name] += 1
         return True
 
     def _containers(self, pod: str) -> tuple[ContainerState, ...]:

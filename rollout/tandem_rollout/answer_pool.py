@@ -1,6 +1,7 @@
 """Keeps the engines busy: hands answers to engines, takes back what they made, goes on elsewhere when one is lost."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from tandem_core.coordination.records import Member, Role
 
 from tandem_rollout.answers import Answer, apply_generated, build_request
 from tandem_rollout.engine_client import EngineClient, EngineLost
-from tandem_rollout.routing import Engine, choose_engine, serving_engines
+from tandem_rollout.routing import (
+    Engine,
+    choose_engine,
+    engine_incarnation,
+    engines_with_room,
+    fair_share,
+    serving_engines,
+)
 
 log = structlog.get_logger()
 
@@ -38,25 +46,28 @@ class AnswerPool:
     come back aborted go on by themselves with what is left of their budget, as soon as an engine may have them.
     """
 
-    def __init__(self, client: EngineClient, members: Mirror[Member], *, max_staleness: int) -> None:
+    def __init__(self, client: EngineClient, members: Mirror[Member]) -> None:
         self._client = client
         self._members = members
-        self._max_staleness = max_staleness
         self._roles: Collection[Role] = STANDALONE_ENGINES
         self._ready: deque[list[Answer]] = deque()
         self._flights: set[_Flight] = set()
         self._shunned: dict[str, str] = {}
+        self._served: dict[str, str] = {}
+        self._oldest_version = 0
         self._wake = asyncio.Event()
         self._landed = asyncio.Event()
-        self.newest_version = -1
-        """The newest committed weight version."""
         self.tokens_generated = 0
-        """Since the start of this process."""
+        """Since the start of this process, evaluations apart."""
+        self.standalone_tokens = 0
+        """Those of them that standalone engines generated."""
+        self.first_request_at = 0.0
+        """When the first request was sent since this was set to 0; Unix seconds."""
 
     @property
     def engines_serving(self) -> int:
-        """Engines that may get requests now, whatever the phase."""
-        return len(self._engines(ALL_ENGINES))
+        """Engines that may get requests, whatever the phase."""
+        return sum(engine.version >= self._oldest_version for engine in self._engines(ALL_ENGINES).values())
 
     def submit(self, works: Sequence[list[Answer]]) -> None:
         """Add answers; those of one inner list share their tokens so far and are asked for in one request."""
@@ -69,8 +80,15 @@ class AnswerPool:
             self._give_up(flight)
         self._ready = deque(work for work in self._ready if work[0] not in answers)
 
+    def require_version(self, oldest_version: int) -> None:
+        """From now on no older weights work on anything; requests that they work on are given up."""
+        self._oldest_version = oldest_version
+        for flight in [flight for flight in self._flights if flight.engine.version < oldest_version]:
+            log.warning("an engine is too far behind, its requests are made anew", engine=flight.engine.name)
+            self._give_up(flight)
+
     def use_engines(self, roles: Collection[Role]) -> None:
-        """From now on requests go only to engines of these roles; those on their way go on."""
+        """From now on requests go only to engines of these roles, evaluations' apart; those on their way go on."""
         self._roles = roles
         self._wake.set()
 
@@ -81,6 +99,7 @@ class AnswerPool:
             while True:
                 self._wake.clear()
                 for flight in self._plan_flights():
+                    self.first_request_at = self.first_request_at or time.time()
                     self._flights.add(flight)
                     flight.task = tasks.create_task(self._fly(flight))
                 await self._wake.wait()
@@ -110,30 +129,35 @@ class AnswerPool:
 
     async def _follow_members(self) -> None:
         while True:
+            self._served |= {name: engine.incarnation for name, engine in self._engines(ALL_ENGINES).items()}
             await self._members.next_change()
             self._give_up_lost()
             self._wake.set()
 
     def _engines(self, roles: Collection[Role]) -> dict[str, Engine]:
-        engines = serving_engines(
-            self._members.values, newest_version=self.newest_version, max_staleness=self._max_staleness, roles=roles
-        )
+        engines = serving_engines(self._members.values, roles)
         return {name: engine for name, engine in engines.items() if self._shunned.get(name) != engine.incarnation}
 
     def _plan_flights(self) -> list[_Flight]:
         flights: list[_Flight] = []
         if not self._ready:
             return flights
-        engines = self._engines(self._roles)
+        engines = self._engines(ALL_ENGINES)
         loads: dict[str, int] = {}
         for flight in self._flights:
             loads[flight.engine.name] = loads.get(flight.engine.name, 0) + len(flight.answers)
-        while self._ready:
-            work = self._ready[0]
-            engine = choose_engine(engines, loads, work[0].engine)
+        answers = sum(loads.values()) + sum(len(work) for work in self._ready)
+        share = fair_share(self._members.values, self._served, self._roles, answers)
+        waiting: deque[list[Answer]] = deque()
+        while self._ready and (free := engines_with_room(engines.values(), loads, share)):
+            work = self._ready.popleft()
+            oldest = max(self._oldest_version, work[0].oldest_version)
+            roles = self._roles if work[0].trajectory.is_kept else ALL_ENGINES
+            allowed = [engine for engine in free if engine.role in roles]
+            engine = choose_engine(allowed, loads, oldest_version=oldest, preferred=work[0].engine)
             if engine is None:
-                break
-            self._ready.popleft()
+                waiting.append(work)
+                continue
             if len(work) > engine.capacity:  # vLLM refuses more answers in a request than it runs at a time
                 self._ready.appendleft(work[engine.capacity :])
                 work = work[: engine.capacity]
@@ -141,6 +165,7 @@ class AnswerPool:
             for answer in work:
                 answer.flying = True
             flights.append(_Flight(work, engine, work[0].iteration))
+        self._ready.extendleft(reversed(waiting))
         return flights
 
     async def _fly(self, flight: _Flight) -> None:
@@ -159,7 +184,9 @@ class AnswerPool:
             return  # given up meanwhile: its answers are on their way elsewhere
         self._flights.discard(flight)
         for answer, generated in zip(flight.answers, results, strict=True):
-            self.tokens_generated += len(generated.tokens)
+            made = len(generated.tokens) if answer.trajectory.is_kept else 0
+            self.tokens_generated += made
+            self.standalone_tokens += made if engine.role in STANDALONE_ENGINES else 0
             answer.flying = False
             apply_generated(answer, generated, iteration=flight.iteration, engine=engine.name)
             if answer.settled:
@@ -173,7 +200,7 @@ class AnswerPool:
         """Take back the requests of engines that are gone or have started anew."""
         for flight in list(self._flights):
             member = self._members.values.get(flight.engine.name)
-            if member is None or not flight.engine.incarnation.startswith(f"{member.incarnation}/"):
+            if member is None or flight.engine.incarnation != engine_incarnation(member):
                 log.warning("engine is gone, its requests go elsewhere", engine=flight.engine.name)
                 self._give_up(flight)
 

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 from tandem_core.job import RLJobSpec
 
-from tandem_rollout.answer_pool import ALL_ENGINES, AnswerPool
+from tandem_rollout.answer_pool import AnswerPool
 from tandem_rollout.answers import Answer, build_sampling
 from tandem_rollout.prompts import PromptSet
 from tandem_rollout.rewards import scoring
@@ -74,10 +74,10 @@ class Evaluator:
                 finished.set()
 
         answers = [
-            Answer(trajectory, prompt.tokens, sampling, iteration, sampling.max_tokens, settled)
+            # Of the next iteration: only engines that serve this very version may answer.
+            Answer(trajectory, prompt.tokens, sampling, iteration + 1, sampling.max_tokens, settled)
             for trajectory, prompt in zip(trajectories, self._prompts, strict=True)
         ]
-        self._pool.use_engines(ALL_ENGINES)
         self._pool.submit([[answer] for answer in answers])
         try:
             await finished.wait()

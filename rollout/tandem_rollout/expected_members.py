@@ -31,3 +31,8 @@ def list_names(names: tuple[str, ...], limit: int = 8) -> str:
     """At most `limit` of the names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def list_problems(members: Collection[Member]) -> str:
+    """What members say that they wait for, or go on without."""
+    return "; ".join(sorted(f"{member.role}-{member.name}: {member.problem}" for member in members if member.problem))

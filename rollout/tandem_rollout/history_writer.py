@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import structlog
 from tandem_core.coordination.records import Ack, Activity, Member
 
-from tandem_rollout.storage.database import StorageError
+from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 
 log = structlog.get_logger()

@@ -8,7 +8,6 @@ from tandem_core.coordination.records import Load
 from tandem_core.job import RLJobSpec
 from tandem_core.phases import Phase
 
-from tandem_rollout.answer_pool import AnswerPool
 from tandem_rollout.expected_members import list_names
 from tandem_rollout.phase_driver import PhaseDriver
 from tandem_rollout.rollout_phase import Rollouts
@@ -22,10 +21,9 @@ PATIENCE_SECONDS = 10.0
 class LiveReporter:
     """Writes what changed, at most every REPORT_SECONDS; `run` is its task."""
 
-    def __init__(self, spec: RLJobSpec, driver: PhaseDriver, pool: AnswerPool, rollouts: Rollouts) -> None:
+    def __init__(self, spec: RLJobSpec, driver: PhaseDriver, rollouts: Rollouts) -> None:
         self._spec = spec
         self._driver = driver
-        self._pool = pool
         self._rollouts = rollouts
         self._load: Load | None = None
 
@@ -34,22 +32,27 @@ class LiveReporter:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             record = self._driver.record
-            if record is not None and not record.phase.final:
+            if record is not None and record.phase != Phase.FAILED:
                 await self._driver.report(self._observe_changes(record.phase), self._observe_load(record.phase))
 
     def _observe_changes(self, phase: Phase) -> dict[str, Any]:
+        message = self._driver.problems or self._observe_wait(phase)
+        return {"engines_serving": self._rollouts.engines_serving, "message": message}
+
+    def _observe_wait(self, phase: Phase) -> str:
+        """What a phase that lasts waits for; empty: nothing, or it has just begun."""
         record = self._driver.record
-        waits = record is not None and time.time() - record.started_at > PATIENCE_SECONDS
-        message = ""
-        if waits and self._driver.missing:
-            message = f"waiting for {list_names(self._driver.missing)}"
-        elif waits and phase == Phase.ROLLOUT and not self._pool.engines_serving:
-            message = f"waiting for an engine: none serves version {self._pool.newest_version}"
-        return {"engines_serving": self._pool.engines_serving, "message": message}
+        if record is None or time.time() - record.started_at <= PATIENCE_SECONDS:
+            return ""
+        if self._driver.missing:
+            return f"waiting for {list_names(self._driver.missing)}"
+        if phase == Phase.ROLLOUT and not self._rollouts.engines_serving:
+            return f"waiting for an engine: none serves version {record.version}"
+        return ""
 
     def _observe_load(self, phase: Phase) -> Load | None:
         """None: nothing new."""
-        engines = self._pool.engines_serving
+        engines = self._rollouts.engines_serving
         tokens, seconds = self._rollouts.progress
         throughput = estimate_throughput(
             self._driver.summary,

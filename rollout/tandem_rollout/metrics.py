@@ -19,6 +19,8 @@ GAUGES = {
     "logprob_difference": "Mean absolute difference between the engine's and the trainer's log-probabilities.",
     "engines_serving": "Engines that may get prompts.",
     "carried_over": "Unfinished answers that wait for the next iteration.",
+    "inference_tokens": "Tokens of the last iteration that inference pods generated.",
+    "versions_behind": "How many versions the oldest token of the last batch is behind.",
 }
 """Fields of Summary, each the gauge tandem_<name>."""
 

@@ -14,7 +14,14 @@ from tandem_core.coordination.store import Store
 from tandem_core.job import RLJob
 from tandem_core.phases import Phase
 
-from tandem_rollout.expected_members import all_answered, list_names, missing_members, sidecar_names, trainer_names
+from tandem_rollout.expected_members import (
+    all_answered,
+    list_names,
+    list_problems,
+    missing_members,
+    sidecar_names,
+    trainer_names,
+)
 from tandem_rollout.phase_plan import phase_deadline
 
 log = structlog.get_logger()
@@ -68,7 +75,10 @@ class PhaseBarriers:
     async def wait_for_trainers(self, phase: Phase, iteration: int) -> list[Ack]:
         """The acknowledgements of all ranks, by rank. Raises AckError or BarrierTimeout."""
         with self._waits_for(phase, iteration, self._trainers) as below:
-            acks = await wait_for_acks(self._acks, self._trainers, phase_deadline(self._spec, phase), below=below)
+            try:
+                acks = await wait_for_acks(self._acks, self._trainers, phase_deadline(self._spec, phase), below=below)
+            except BarrierTimeout as error:
+                raise self._late(phase, error.missing) from None
         return [acks[name] for name in self._trainers]
 
     async def wait_for_drained(self, iteration: int) -> list[Ack]:
@@ -120,9 +130,10 @@ class PhaseBarriers:
 
     def _late(self, phase: Phase, missing: tuple[str, ...]) -> BarrierTimeout:
         deadline = phase_deadline(self._spec, phase)
+        told = list_problems(self._members.values.values()) or "Look at their logs"
         return BarrierTimeout(
             f"{len(missing)} members did not answer within {deadline:g} s of {phase} (spec.deadlines.{phase.lower()}): "
-            f"{list_names(missing)}. Look at their logs; if they only need longer, raise the deadline",
+            f"{list_names(missing)}. {told}; if they only need longer, raise the deadline",
             missing,
             {},
         )

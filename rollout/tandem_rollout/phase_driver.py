@@ -17,11 +17,12 @@ from tandem_core.job import RLJob
 from tandem_core.phases import Phase, next_phase
 from tandem_core.weights.manifest import Commit
 
+from tandem_rollout.expected_members import list_problems
 from tandem_rollout.history_writer import HistoryWriter
 from tandem_rollout.phase_barriers import PhaseBarriers
 from tandem_rollout.phase_plan import Recorded, evaluation_due, phase_deadline, phase_version, plan_start
 from tandem_rollout.publication import build_commit, observe_manifest, old_prefixes
-from tandem_rollout.storage.database import StorageError
+from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import EvaluationSample
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 from tandem_rollout.summary import add_batch, add_evaluation, add_phases, add_training, at_phase, restore_summary
@@ -40,11 +41,16 @@ class RolloutSteps(Protocol):
     @property
     def complete_groups(self) -> int: ...
 
+    @property
+    def first_request_at(self) -> float: ...
+
     def commit(self, version: int) -> None: ...
 
     async def load(self) -> None: ...
 
     async def start(self, iteration: int) -> None: ...
+
+    async def prepare(self, iteration: int) -> None: ...
 
     async def finish(self, iteration: int) -> None: ...
 
@@ -106,6 +112,11 @@ class PhaseDriver:
     def missing(self) -> tuple[str, ...]:
         """Members that have not acknowledged the phase yet; empty if it waits for something else."""
         return self._barriers.missing
+
+    @property
+    def problems(self) -> str:
+        """What the job waits for or goes on without, such as room on a disk; empty: nothing."""
+        return "; ".join(filter(None, (self._buffer.problem, list_problems(self._members.values.values()))))
 
     async def run(self) -> PhaseRecord:
         """Go on where etcd and the replay buffer say; the final phase's record.
@@ -191,7 +202,7 @@ class PhaseDriver:
             started_at=now,
             reason=reason,
         )
-        self.summary = at_phase(self.summary, record)
+        self.summary = at_phase(self.summary, record, self.problems)
         puts = {**turn.puts, self._keys.phase: record, self._keys.summary: self.summary}
         async with self._writing:
             await self._leadership.write(puts, delete_prefixes=turn.delete_prefixes)
@@ -233,10 +244,11 @@ class PhaseDriver:
     async def _roll_out(self, iteration: int) -> None:
         if iteration <= self._last_recorded:
             return  # resumed: the batch was recorded before
-        started_at = time.time()
         await self._rollouts.start(iteration)
         await self._rollouts.finish(iteration)
-        self._note_own(Activity(name="rollout", started_at=started_at, ended_at=time.time()))
+        ended_at = time.time()
+        started_at = self._rollouts.first_request_at or ended_at
+        self._note_own(Activity(name="rollout", started_at=started_at, ended_at=ended_at))
 
     async def _drain(self, iteration: int) -> None:
         """Engines give up their devices, and the answers that are complete become the batch."""
@@ -254,13 +266,15 @@ class PhaseDriver:
         self.summary = add_batch(self.summary, metrics)
 
     async def _train(self, iteration: int) -> None:
-        acks = await self._wait_for_trainers(Phase.TRAINING, iteration)
+        async with asyncio.TaskGroup() as tasks:
+            if self._last_recorded <= iteration:
+                tasks.create_task(self._rollouts.prepare(iteration + 1))
+            acks = await self._wait_for_trainers(Phase.TRAINING, iteration)
         self._trained_metrics = dict(acks[0].measurements)
         self.summary = add_training(self.summary, self._trained_metrics)
-        saved = min(ack.measurements.get("checkpoint_iteration", 0.0) for ack in acks)
-        checkpoint = self._spec.checkpoint
         # An older checkpoint must do if the newest cannot be read.
-        await self._history.prune(int(saved) - checkpoint.every * (checkpoint.keep - 1) + 1)
+        oldest = min(ack.measurements.get("oldest_checkpoint", 0.0) for ack in acks)
+        await self._history.prune(int(oldest) + 1)
 
     async def _publish(self, version: int) -> _Turn:
         """Commits the version in the same transaction that begins Loading."""

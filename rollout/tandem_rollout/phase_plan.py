@@ -32,8 +32,8 @@ def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, 
 
     A phase that was begun is carried out again: what its members acknowledged counts. Draining or Training whose
     answers were lost with the last master goes back to loading the version before, which every pod still holds, and
-    generates anew. A job that was stopped, and is no longer to stop, is resumed: trainers catch up with the newest
-    recorded batch, which they may have trained on already.
+    generates what is missing: a crash changes no batch. A job that was stopped, and is no longer to stop, is resumed:
+    trainers catch up with the newest recorded batch, which they may have trained on already.
     """
     if record is None:
         return StartingPoint(Phase.WARMUP, recorded.last_recorded)
@@ -41,15 +41,11 @@ def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, 
     if phase == Phase.DONE and iteration < spec.iterations and not stopping:
         return StartingPoint(Phase.WARMUP, recorded.last_recorded, repeated=True)
     without_batch = phase in (Phase.DRAINING, Phase.TRAINING) and recorded.last_recorded < iteration
-    can_build = phase == Phase.DRAINING and recorded.complete_groups >= least_groups(spec)
+    enough = spec.rollout.complete_prompts or spec.rollout.prompts
+    can_build = phase == Phase.DRAINING and recorded.complete_groups >= enough
     if without_batch and not can_build:
         return StartingPoint(Phase.LOADING, iteration - 1, repeated=True)
     return StartingPoint(phase, iteration)
-
-
-def least_groups(spec: RLJobSpec) -> int:
-    """The complete groups that are enough to train on after a master was lost: half of what a phase asks for."""
-    return max(spec.algorithm.updates_per_iteration, (spec.rollout.complete_prompts or spec.rollout.prompts) // 2, 1)
 
 
 def phase_version(phase: Phase, iteration: int, committed: int) -> int:

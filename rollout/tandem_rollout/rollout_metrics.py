@@ -30,6 +30,7 @@ def measure_groups(groups: Sequence[ScoredGroup], batch: TrainingBatch) -> dict[
         "repetitive": float(np.mean([reason is FinishReason.REPETITION for reason in reasons])),
         "continued": float(np.mean([len(sample.trajectory.segments) > 1 for sample in samples])),
         "versions_behind": float(np.mean(batch.iteration - 1 - generated)) if len(generated) else 0.0,
+        "versions_behind_max": float(np.max(batch.iteration - 1 - generated)) if len(generated) else 0.0,
         "informative_groups": float(
             np.mean([len({sample.score.reward for sample in group.samples}) > 1 for group in groups])
         ),

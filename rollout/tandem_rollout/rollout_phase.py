@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 import structlog
-from tandem_core.batches import TrainingBatch
 from tandem_core.coordination.records import Role
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJobSpec
@@ -56,6 +55,7 @@ class Rollouts:
         self._scorer = GroupScorer(scoring, tokenizer, prompts.by_id, self._scored_group)
         self._saver = ProgressSaver(buffer)
         self._iteration = 0
+        self._version = -1
         self._drawn = 0
         self._groups: dict[int, Group] = {}
         self._answers: dict[int, Answer] = {}
@@ -63,6 +63,12 @@ class Rollouts:
         self._changed = asyncio.Event()
         self._started_at = 0.0
         self._tokens_before = 0
+        self._tokens_at_close = self._standalone_at_close = 0
+
+    @property
+    def engines_serving(self) -> int:
+        """Engines that may get answers, whatever the phase."""
+        return self._pool.engines_serving
 
     @property
     def complete_groups(self) -> int:
@@ -76,13 +82,19 @@ class Rollouts:
             return 0, 0.0
         return self._pool.tokens_generated - self._tokens_before, time.monotonic() - self._started_at
 
+    @property
+    def first_request_at(self) -> float:
+        """When the iteration's rollouts really began, which is before their phase; Unix seconds. 0: not yet."""
+        return self._pool.first_request_at
+
     def outstanding_tokens(self, expected_length: float) -> float:
         """Tokens still to be generated in this iteration; see answers.outstanding_tokens."""
         return outstanding_tokens(list(self._answers.values()), expected_length)
 
     def commit(self, version: int) -> None:
-        """From now on `version` is the newest; engines too far behind it get no answers."""
-        self._pool.newest_version = version
+        """From now on `version` is the newest; engines too far behind lose what they are at work on."""
+        self._version = version
+        self._pool.require_version(version - self._spec.elastic.max_staleness)
 
     async def load(self) -> None:
         """Read what an earlier process left in the replay buffer."""
@@ -106,11 +118,19 @@ class Rollouts:
         if self._iteration == iteration and self._started_at:
             return
         self._iteration, self._started_at = iteration, time.monotonic()
+        self._pool.first_request_at = 0.0
         self._tokens_before = self._pool.tokens_generated
         self._renew(iteration)
         self._pool.use_engines(ALL_ENGINES)
+        await self.prepare(iteration)
+
+    async def prepare(self, iteration: int) -> None:
+        """Draw the iteration's new groups. Before `start`, standalone engines may begin with them: while others train.
+
+        Again, or after the last iteration: does nothing.
+        """
         wanted = self._spec.rollout.prompts - len(self._groups) - self.complete_groups
-        if wanted > 0:
+        if wanted > 0 and iteration <= self._spec.iterations:
             await self._draw(iteration, wanted)
 
     async def finish(self, iteration: int) -> None:
@@ -120,9 +140,11 @@ class Rollouts:
 
         Raises NoEngine if no engine served during a whole deadline.
         """
+        rounds = 1
         while not await self._finish_round():
             log.info("too few groups are complete, another round of rollouts follows", complete=self.complete_groups)
-            self._renew(iteration)
+            rounds += 1
+            self._renew(iteration, rounds)
         self._pool.use_engines(STANDALONE_ENGINES)
 
     async def recall(self, grace_seconds: float) -> None:
@@ -134,10 +156,11 @@ class Rollouts:
         self._pool.use_engines(STANDALONE_ENGINES)
         await self._pool.wait_landed(SIDECARS)
         tokens, seconds = self.progress
+        all_tokens, standalone_tokens = self._count_since_close()
         self._started_at = 0.0
         await self._scorer.wait_settled()
         groups = sorted(self._scored.values(), key=lambda group: group.id)
-        batch, encoded = await asyncio.to_thread(self._build, iteration, groups)
+        encoded, metrics = await asyncio.to_thread(self._build, iteration, groups)
         for answer in self._answers.values():
             self._saver.note_progress(answer.trajectory)  # those that were aborted have grown
         await self._saver.flush()
@@ -145,16 +168,23 @@ class Rollouts:
         for group in groups:
             del self._scored[group.id]
         self._renew(iteration + 1)
-        return measure_groups(groups, batch) | {
-            "generated_tokens": float(tokens),
+        return metrics | {
+            "generated_tokens": float(all_tokens),
             "rollout_seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else 0.0,
+            "inference_tokens": float(standalone_tokens),
             "carried_over": float(len(self._answers)),
         }
 
-    def _build(self, iteration: int, groups: Sequence[ScoredGroup]) -> tuple[TrainingBatch, bytes]:
+    def _count_since_close(self) -> tuple[int, int]:
+        """Tokens generated since it was called last, and those of them by standalone engines."""
+        before = self._tokens_at_close, self._standalone_at_close
+        self._tokens_at_close, self._standalone_at_close = self._pool.tokens_generated, self._pool.standalone_tokens
+        return self._tokens_at_close - before[0], self._standalone_at_close - before[1]
+
+    def _build(self, iteration: int, groups: Sequence[ScoredGroup]) -> tuple[bytes, dict[str, float]]:
         batch = build_batch(self._spec, iteration, groups, self._prompts.by_id)
-        return batch, batch.encode()
+        return batch.encode(), measure_groups(groups, batch)
 
     async def _finish_round(self) -> bool:
         """Wait for the end of a round; whether there is enough to train on."""
@@ -163,14 +193,14 @@ class Rollouts:
         try:
             async with asyncio.timeout(self._spec.deadlines.rollout):
                 while self.complete_groups < needed and not all(a.settled for a in self._answers.values()):
-                    served = served or self._pool.engines_serving > 0
+                    served = served or self.engines_serving > 0
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             log.warning("the rollout phase is over by its deadline", complete_groups=self.complete_groups)
-            if not (served or self._pool.engines_serving or self.complete_groups):
+            if not (served or self.engines_serving or self.complete_groups):
                 raise NoEngine(
-                    f"no engine served version {self._pool.newest_version} (or at most "
+                    f"no engine served version {self._version} (or at most "
                     f"{self._spec.elastic.max_staleness} older) during the {self._spec.deadlines.rollout:g} s of "
                     "spec.deadlines.rollout: look at the logs of the inference containers"
                 ) from None
@@ -200,8 +230,10 @@ class Rollouts:
             return
         self._groups[group.id] = group
         prompt = self._prompts.by_id[group.prompt_id].tokens
+        budget = self._budget if iteration else 0
+        staleness = self._spec.elastic.max_staleness
         answers = [
-            Answer(trajectory, prompt, self._sampling, iteration, self._allowance if iteration else 0, self._settled)
+            Answer(trajectory, prompt, self._sampling, iteration, budget, self._settled, staleness)
             for trajectory in group.trajectories
             if trajectory.state == TrajectoryState.UNFINISHED
         ]
@@ -210,18 +242,19 @@ class Rollouts:
             self._pool.submit(build_works(answers))
 
     @property
-    def _allowance(self) -> int:
+    def _budget(self) -> int:
         return self._spec.rollout.tokens_per_iteration or self._spec.rollout.max_tokens
 
-    def _renew(self, iteration: int) -> None:
+    def _renew(self, iteration: int, rounds: int = 1) -> None:
         """Give unfinished answers the iteration's budget; those whose old one was spent go back to the engines."""
         spent: list[Answer] = []
         for answer in self._answers.values():
             if answer.flying:
                 continue  # it goes on with the budget it has
-            if answer.settled:
+            waited = not answer.settled
+            answer.renew(iteration, rounds * self._budget)
+            if not waited and not answer.settled:
                 spent.append(answer)
-            answer.renew(iteration, self._allowance)
         self._pool.submit(build_works(spent))
 
     def _settled(self, answer: Answer) -> None:
@@ -235,7 +268,7 @@ class Rollouts:
                 self._scorer.submit(group)
         elif answer.iteration < self._iteration:
             # It came back from an earlier iteration's request: this one's budget is untouched.
-            answer.renew(self._iteration, self._allowance)
+            answer.renew(self._iteration, self._budget)
             self._pool.submit([[answer]])
         self._changed.set()
 

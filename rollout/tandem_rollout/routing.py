@@ -1,6 +1,7 @@
 """Which engine gets the next request: pure functions."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tandem_core.coordination.records import EngineState, Member, Role
@@ -24,39 +25,64 @@ class Engine:
     """Differs each time the engine or the process that owns it starts."""
 
 
-def serving_engines(
-    members: Mapping[str, Member], *, newest_version: int, max_staleness: int, roles: Collection[Role]
-) -> dict[str, Engine]:
-    """The engines, by name, that serve a version at most `max_staleness` behind `newest_version`."""
+def serving_engines(members: Mapping[str, Member], roles: Collection[Role]) -> dict[str, Engine]:
+    """The engines of these roles, by name, that serve a version."""
     engines = {}
     for name, member in members.items():
         status = member.engine
-        if member.role not in roles or status is None or status.state != EngineState.SERVING:
-            continue
-        if status.version < 0 or newest_version - status.version > max_staleness:
-            continue
-        engines[name] = Engine(
-            name=name,
-            url=status.url,
-            version=status.version,
-            capacity=status.max_concurrent_sequences or DEFAULT_CAPACITY,
-            role=member.role,
-            incarnation=f"{member.incarnation}/{status.restarts}",
-        )
+        if member.role in roles and status is not None and status.state == EngineState.SERVING and status.version >= 0:
+            engines[name] = Engine(
+                name=name,
+                url=status.url,
+                version=status.version,
+                capacity=status.max_concurrent_sequences or DEFAULT_CAPACITY,
+                role=member.role,
+                incarnation=engine_incarnation(member),
+            )
     return engines
 
 
-def choose_engine(engines: Mapping[str, Engine], loads: Mapping[str, int], preferred: str = "") -> Engine | None:
-    """The engine for the next request, or None if all are full.
+def engine_incarnation(member: Member) -> str:
+    """Engine.incarnation of a member's engine."""
+    return f"{member.incarnation}/{member.engine.restarts if member.engine is not None else 0}"
 
-    `loads` counts the answers in progress on each engine. An engine takes requests while it has room for one answer:
-    those that do not fit wait in it for less than a decoding step. `preferred`, which holds the answer's prefix, comes
-    first if it has room; else the one with the smallest share of its capacity in use, by name where that is equal.
+
+def fair_share(members: Mapping[str, Member], served: Mapping[str, str], roles: Collection[Role], answers: int) -> int:
+    """How many of `answers` each engine of these roles is to have at a time.
+
+    An engine that loads weights counts too, or those that were faster would leave it nothing: `served` (name to
+    incarnation) are those that have served before. One that starts for the first time, or has failed, does not.
     """
-    with_room = [engine for engine in engines.values() if loads.get(engine.name, 0) < engine.capacity]
-    if not with_room:
-        return None
-    for engine in with_room:
-        if engine.name == preferred:
-            return engine
-    return min(with_room, key=lambda engine: (loads.get(engine.name, 0) / engine.capacity, engine.name))
+    taking_part = [
+        name
+        for name, member in members.items()
+        if member.role in roles
+        and member.engine is not None
+        and member.engine.state != EngineState.FAILED
+        and served.get(name) == engine_incarnation(member)
+    ]
+    return math.ceil(answers / max(1, len(taking_part)))
+
+
+def engines_with_room(engines: Iterable[Engine], loads: Mapping[str, int], share: int) -> list[Engine]:
+    """Those that take another request; `loads` counts the answers in progress on each.
+
+    An engine takes requests while it has less than its `share`, and room for one answer: those that do not fit wait in
+    it for less than a decoding step.
+    """
+    return [engine for engine in engines if loads.get(engine.name, 0) < min(engine.capacity, share)]
+
+
+def choose_engine(
+    engines: Iterable[Engine], loads: Mapping[str, int], *, oldest_version: int = 0, preferred: str = ""
+) -> Engine | None:
+    """The one of `engines` for a request that takes `oldest_version` and newer ones; None: none serves that.
+
+    `preferred`, which holds the answer's prefix, comes first; else the one with the smallest share of its capacity in
+    use, by name where that is equal.
+    """
+    return min(
+        (engine for engine in engines if engine.version >= oldest_version),
+        key=lambda engine: (engine.name != preferred, loads.get(engine.name, 0) / engine.capacity, engine.name),
+        default=None,
+    )

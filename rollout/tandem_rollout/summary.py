@@ -42,6 +42,8 @@ def add_batch(summary: Summary, metrics: Mapping[str, float]) -> Summary:
             "tokens_per_second": metrics.get("tokens_per_second", summary.tokens_per_second),
             "response_tokens": metrics.get("response_tokens", summary.response_tokens),
             "carried_over": int(metrics.get("carried_over", 0)),
+            "inference_tokens": int(metrics.get("inference_tokens", 0)),
+            "versions_behind": int(metrics.get("versions_behind_max", 0)),
         }
     )
 

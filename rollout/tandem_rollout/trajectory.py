@@ -1,6 +1,6 @@
 """What is generated: an answer is a list of segments, one for each iteration that worked on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -43,6 +43,16 @@ class VersionSpan:
 
     version: int
     count: int
+
+
+def first_versions(spans: Sequence[VersionSpan], count: int) -> tuple[VersionSpan, ...]:
+    """The spans of the first `count` tokens."""
+    kept: list[VersionSpan] = []
+    for span in spans:
+        if count > 0:
+            kept.append(VersionSpan(span.version, min(span.count, count)))
+        count -= span.count
+    return tuple(kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +99,11 @@ class Trajectory:
     """How many segments the replay buffer has; it keeps this number."""
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the replay buffer has it; evaluations' answers have ids below 0."""
+        return self.id >= 0
+
+    @property
     def length(self) -> int:
         """Tokens generated so far."""
         return sum(len(segment.tokens) for segment in self.segments)
@@ -112,6 +127,10 @@ class Trajectory:
     def finish_reason(self) -> FinishReason | None:
         """Why the last segment ended; None: nothing generated yet."""
         return self.segments[-1].finish_reason if self.segments else None
+
+    def generated_in(self, iteration: int) -> int:
+        """Tokens that this iteration added."""
+        return sum(len(segment.tokens) for segment in self.segments if segment.iteration == iteration)
 
     def append(self, segment: Segment) -> None:
         """Add what was generated; a final finish reason makes the state FINISHED.

@@ -1,11 +1,13 @@
 """Real servers for the tests."""
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 import pytest_asyncio
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.store import Store
+
+from .trainer_rank import SCRATCH, BatchServer, Rank, RankBuilder
 
 
 def free_port() -> int:
@@ -91,3 +95,33 @@ async def store(etcd_endpoint: str) -> AsyncIterator[Store]:
 def keys(request: pytest.FixtureRequest) -> JobKeys:
     """A job prefix of this test's own."""
     return JobKeys(request.node.name)
+
+
+@pytest.fixture
+def batch_server() -> Iterator[BatchServer]:
+    server = BatchServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def shm_dir() -> Iterator[Path]:
+    directory = Path("/dev/shm") / f"tandem-loop-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    subprocess.run(["rm", "-r", str(directory)], check=True)
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, shm_dir: Path, etcd_endpoint: str) -> Iterator[RankBuilder]:
+    """Builds trainer ranks, which end with the test."""
+    started: list[Rank] = []
+
+    def build(keys: JobKeys, model: str = SCRATCH, every: int = 10) -> Rank:
+        started.append(Rank(tmp_path / keys.job_uid, shm_dir / keys.job_uid, etcd_endpoint, keys, model, every))
+        return started[-1]
+
+    yield build
+    for rank in started:
+        with suppress(AssertionError, ProcessLookupError):
+            rank.end(signal.SIGKILL)

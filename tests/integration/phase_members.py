@@ -65,6 +65,8 @@ class Members:
     """What rank 0 saw."""
     incarnations: dict[int, str] = field(default_factory=dict)
     """Rank -> the incarnation in its manifest parts, if it is not "first"."""
+    publishing: bool = True
+    """False: the test publishes, and acknowledges that, in place of the ranks."""
     engine_url: str = "http://127.0.0.1:9"
     on_drain: Callable[[int], Awaitable[None]] | None = None
     """What sidecars do before they acknowledge Draining; gets the iteration."""
@@ -127,6 +129,8 @@ class Members:
                             assert await self.buffer.batch(trained) is not None
                             mine.append(trained)
                     if record.phase == Phase.PUBLISHING:
+                        if not self.publishing:
+                            continue
                         part = build_part(
                             record.version, rank, self.job.spec.hybrid.world_size, self.incarnations.get(rank, "first")
                         )
@@ -151,9 +155,7 @@ class Members:
                     await self._acknowledge(f"sidecar-{pod}", record)
 
     async def _next(self, mirror: Mirror[PhaseRecord], seen: PhaseRecord | None) -> PhaseRecord:
-        return await mirror.wait_for(
-            lambda values: values[""] if "" in values and values[""] != seen else None, timeout_seconds=60
-        )
+        return await mirror.wait_for(lambda values: values[""] if "" in values and values[""] != seen else None, None)
 
     async def _acknowledge(self, member: str, record: PhaseRecord, **measurements: float) -> None:
         if (member, record.phase) in self.silent or self._stopped == (record.phase, record.iteration):

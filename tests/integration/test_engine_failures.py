@@ -32,16 +32,26 @@ class Bench:
     store: Store
     keys: JobKeys
     settled: list[Answer] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def add(self, engine: ScriptedEngine, name: str, role: Role = Role.SIDECAR, capacity: int = 4) -> Membership:
-        status = EngineStatus(url=engine.url, state=EngineState.SERVING, version=0, max_concurrent_sequences=capacity)
+    async def add(
+        self, engine: ScriptedEngine, name: str, role: Role = Role.SIDECAR, capacity: int = 4, version: int = 0
+    ) -> Membership:
+        status = EngineStatus(
+            url=engine.url, state=EngineState.SERVING, version=version, max_concurrent_sequences=capacity
+        )
         membership = Membership(self.store, self.keys, new_member(role, name, name, engine=status))
         return await self.stack.enter_async_context(membership)
 
-    def submit(self, groups: int, size: int = 2, allowance: int = 8) -> list[Answer]:
+    def submit(self, groups: int, size: int = 2, allowance: int = 8, iteration: int = 1) -> list[Answer]:
         answers = [
-            Answer(Trajectory(10 * group + index, group, group, index), (5, 6), SAMPLING, 1, allowance, self._settle)
+            Answer(
+                Trajectory(10 * group + index, group, group, index),
+                (5, 6),
+                SAMPLING,
+                iteration,
+                allowance,
+                self._settle,
+            )
             for group in range(groups)
             for index in range(size)
         ]
@@ -50,13 +60,11 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():
-                self.changed.clear()
-                await self.changed.wait()
+            while not condition():  # noqa: ASYNC110 - of the pool, the members in etcd, or both
+                await asyncio.sleep(0.01)
 
     def _settle(self, answer: Answer) -> None:
         self.settled.append(answer)
-        self.changed.set()
 
 
 @asynccontextmanager
@@ -66,8 +74,7 @@ async def start_pool(store: Store, keys: JobKeys) -> AsyncIterator[Bench]:
         Mirror(store, keys.members, Member) as members,
         AsyncExitStack() as stack,
     ):
-        pool = AnswerPool(client, members, max_staleness=1)
-        pool.newest_version = 0
+        pool = AnswerPool(client, members)
         pool.use_engines(ALL_ENGINES)
         running = asyncio.create_task(pool.run())
         try:
@@ -173,3 +180,46 @@ async def test_requests_that_a_drained_engine_keeps_are_taken_back(store: Store,
         bench.pool.use_engines(ALL_ENGINES)
         await bench.until(lambda: len(bench.settled) == 2)
         assert len(paused.requests) == 2
+
+
+async def test_an_engine_too_far_behind_loses_what_it_works_on(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as old, ScriptedEngine() as new, start_pool(store, keys) as bench:
+        await bench.add(old, "a", role=Role.INFERENCE)
+        answers = bench.submit(groups=1)
+        await old.wait_for_requests(1)
+        await bench.add(new, "b", version=1)
+        bench.pool.require_version(1)
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert (len(old.requests), len(new.requests)) == (1, 1)
+        assert bench.pool.engines_serving == 1
+    assert [answer.trajectory.versions.tolist() for answer in answers] == [[1] * 8] * 2
+
+
+async def test_an_answer_waits_for_the_version_it_is_for(store: Store, keys: JobKeys) -> None:
+    """An evaluation is of the very version, even if a version behind would do for rollouts."""
+    async with ScriptedEngine() as old, ScriptedEngine() as new, start_pool(store, keys) as bench:
+        await bench.add(old, "a", role=Role.INFERENCE)
+        bench.submit(groups=1, iteration=2)
+        await bench.until(lambda: bench.pool.engines_serving == 1)
+        await bench.add(new, "b", version=1)
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert (len(old.requests), len(new.requests)) == (0, 1)
+
+
+async def test_engines_share_what_there_is(store: Store, keys: JobKeys) -> None:
+    """One engine would have room for all: the other, which comes back from loading, finds its part left."""
+    async with ScriptedEngine(held=True) as first, ScriptedEngine() as second, start_pool(store, keys) as bench:
+        await bench.add(first, "a", capacity=99)
+        membership = await bench.add(second, "b", role=Role.INFERENCE, capacity=99)
+        await bench.until(lambda: bench.pool.engines_serving == 2)
+        status = membership.member.engine
+        assert status is not None
+        await membership.update(engine=status.model_copy(update={"state": EngineState.IDLE}))
+        await bench.until(lambda: bench.pool.engines_serving == 1)
+        bench.submit(groups=8)
+        await first.wait_for_requests(4)
+        await membership.update(engine=status)
+        await bench.until(lambda: len(bench.settled) == 8)
+        assert (len(first.requests), len(second.requests)) == (4, 4)
+        first.release()
+        await bench.until(lambda: len(bench.settled) == 16)

@@ -198,9 +198,8 @@ async def test_iterations_with_partial_rollouts(engine: str, store: Store, keys:
     job = build_job(
         f"spec.data.dataset.path={prompts}",
         "spec.hybrid.replicas=1",
-        "spec.rollout.maxTokens=24",
+        "spec.rollout.maxTokens=64",
         "spec.rollout.tokensPerIteration=8",
-        "spec.rollout.completePrompts=2",
         "spec.evaluation.prompts=4",
         "spec.deadlines.rollout=60",
     )
@@ -222,7 +221,7 @@ async def test_iterations_with_partial_rollouts(engine: str, store: Store, keys:
         Scoring(job.spec) as scoring,
         client() as engine_client,
     ):
-        pool = AnswerPool(engine_client, mirror, max_staleness=1)
+        pool = AnswerPool(engine_client, mirror)
         rollouts = Rollouts(job.spec, prompt_set, tokenizer, scoring, buffer, pool)
         evaluator = Evaluator(job.spec, prompt_set, tokenizer, scoring, pool)
         history = HistoryWriter(buffer)

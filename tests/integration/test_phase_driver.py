@@ -41,6 +41,7 @@ class QuickRollouts:
     """Rollouts end when it is set."""
     groups: dict[int, ScoredGroup] = field(default_factory=dict)
     committed: int = -1
+    first_request_at: float = 0.0
 
     @property
     def complete_groups(self) -> int:
@@ -51,6 +52,9 @@ class QuickRollouts:
 
     async def load(self) -> None:
         self.groups = {group.id: group for group in await self.buffer.scored_groups()}
+
+    async def prepare(self, iteration: int) -> None:
+        """No standalone engine could begin with them."""
 
     async def start(self, iteration: int) -> None:
         if self.groups:

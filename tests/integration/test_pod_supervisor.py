@@ -151,7 +151,8 @@ async def test_a_sidecar_that_dies_is_restarted_beside_its_trainer(bench: Bench)
 
 async def test_a_container_that_is_alive_no_more_is_restarted(bench: Bench) -> None:
     script = "echo up >> events; test $(grep -c up events) -ge 2 && exit 0; touch stuck; sleep 60"
-    healthy = probe("test ! -e stuck || test $(grep -c up events) -ge 2", failures=2)
+    # Ten checks: the second run may take some time until it says that it is up.
+    healthy = probe("test ! -e stuck || test $(grep -c up events) -ge 2", failures=10)
     supervisor = bench.supervise(bench.pod(shell("main", script, liveness=healthy), rule=RestartRule.ON_FAILURE))
     async with asyncio.timeout(DEADLINE_SECONDS):
         end = await supervisor.run()

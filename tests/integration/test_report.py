@@ -17,7 +17,7 @@ import pytest
 from tandem_core.coordination.records import Activity
 from tandem_core.job import RLJob, load_job
 from tandem_local.report import write_report
-from tandem_rollout.storage.database import StorageError
+from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import EvaluationSample
 from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
 from tandem_rollout.trajectory import FinishReason, Score, ScoredGroup, ScoredSample, Segment, Trajectory, VersionSpan

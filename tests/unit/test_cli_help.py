@@ -8,7 +8,7 @@ import pytest
 from tandem_local.cli import app
 from typer.testing import CliRunner
 
-COMMANDS = ["run", "ps", "logs", "stop", "report", "validate", "render", "init-model", "doctor"]
+COMMANDS = ["run", "ps", "logs", "scale", "stop", "report", "validate", "render", "init-model", "doctor"]
 HEAVY = (
     "torch",
     "vllm",

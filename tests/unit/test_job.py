@@ -53,6 +53,12 @@ def test_data_parallelism_is_what_remains() -> None:
     assert (job.spec.hybrid.world_size, job.spec.hybrid.data_parallel) == (8, 2)
 
 
+def test_greedy_answers_are_of_the_distribution_at_temperature_one() -> None:
+    settings = ["spec.rollout.temperature=0", "spec.algorithm.loss=rest"]
+    assert load_job(EXAMPLES / "addition.yaml", settings).spec.rollout.policy_temperature == 1
+    assert load_job(EXAMPLES / "addition.yaml", ["spec.rollout.temperature=0.5"]).spec.rollout.policy_temperature == 0.5
+
+
 def test_every_field_is_documented() -> None:
     undocumented = [
         f"{model.__name__}.{name}"

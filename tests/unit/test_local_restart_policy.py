@@ -8,6 +8,7 @@ from tandem_local.restart_policy import (
     ContainerEnd,
     ContainerKind,
     FailureRule,
+    FailureStreak,
     RestartRule,
     Verdict,
     plan_after_end,
@@ -69,6 +70,11 @@ def test_failure_rules_look_at_exit_codes(rule: FailureRule, container: str, exi
 def test_back_off_doubles_up_to_a_bound() -> None:
     back_off = BackOff(first_seconds=1, longest_seconds=60)
     assert [back_off.delay(number) for number in (1, 2, 3, 6, 7, 10_000)] == [1, 2, 4, 32, 60, 60]
+
+
+def test_failures_before_a_good_run_are_forgotten() -> None:
+    streak = FailureStreak(BackOff(first_seconds=1, longest_seconds=15, forgotten_after_seconds=30))
+    assert [streak.delay_after(ran) for ran in (0, 2, 29, 31, 5)] == [1, 2, 4, 1, 2]
 
 
 def test_a_probe_counts_in_a_row() -> None:

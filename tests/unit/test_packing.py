@@ -111,9 +111,9 @@ def test_short_sequences_share_rows_with_long_ones() -> None:
     (minibatch,) = pack_batch(make_batch([11, 6, 6, 11, 4, 4, 3]), PackingLimits(1000), 0)
     (micro,) = minibatch.microbatches
     assert micro.inputs.shape == (4, 10)
-    assert micro.padded
-    (whole,) = pack_batch(make_batch([11, 11]), PackingLimits(1000), 0)
-    assert not whole.microbatches[0].padded
+    assert micro.shared
+    (whole,) = pack_batch(make_batch([11, 10]), PackingLimits(1000), 0)
+    assert not whole.microbatches[0].shared
 
 
 def test_groups_stay_whole_and_are_split_evenly_in_order() -> None:

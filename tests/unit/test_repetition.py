@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tandem_core.job.rollout import RepetitionSpec
-from tandem_rollout.repetition import goes_in_circles
+from tandem_rollout.repetition import end_of_circles, goes_in_circles
 
 SPEC = RepetitionSpec(max_pattern_tokens=3, min_pattern_tokens=1, repeats=3)
 
@@ -58,3 +58,18 @@ def _literally(tokens: list[int], spec: RepetitionSpec) -> bool:
 def test_it_agrees_with_the_definition(tokens: list[int], shortest: int, more: int, repeats: int) -> None:
     spec = RepetitionSpec(max_pattern_tokens=shortest + more, min_pattern_tokens=shortest, repeats=repeats)
     assert goes_in_circles(tokens, spec) == _literally(tokens, spec)
+
+
+def _first_circle(tokens: list[int], spec: RepetitionSpec) -> int:
+    return next((end for end in range(1, len(tokens) + 1) if goes_in_circles(tokens[:end], spec)), len(tokens))
+
+
+@given(st.lists(st.integers(0, 1), max_size=24), st.integers(0, 24), st.integers(1, 3), st.integers(2, 4))
+def test_cut_anywhere_an_answer_ends_at_the_same_token(tokens: list[int], cut: int, longest: int, repeats: int) -> None:
+    spec = RepetitionSpec(max_pattern_tokens=longest, repeats=repeats)
+    whole = _first_circle(tokens, spec)
+    if cut < whole:
+        rest = tokens[cut:]
+        rest = rest[: _first_circle(rest, spec)]  # the engine ends it there, seeing this request alone
+        before, after = (np.array(part, dtype=np.int32) for part in (tokens[:cut], rest))
+        assert cut + (end_of_circles(before, after, spec) or len(after)) == whole

@@ -1,5 +1,6 @@
 """Answers in progress: requests, replies, budgets."""
 
+import itertools
 import json
 
 import numpy as np
@@ -32,9 +33,10 @@ def generated(tokens: list[int], reason: FinishReason) -> Generated:
 
 def test_new_answers_of_a_group_are_asked_for_together_and_continued_ones_alone() -> None:
     answers = [answer(0), answer(1), answer(2), answer(0, group=2)]
+    assert [len(work) for work in build_works(answers)] == [3, 1]
     apply_generated(answers[1], generated([4], FinishReason.ABORTED), iteration=3, engine="e")
     works = build_works(answers)
-    assert [[each.trajectory.id for each in work] for work in works] == [[100, 102], [101], [200]]
+    assert [[each.trajectory.id for each in work] for work in works] == [[100], [101], [102], [200]]
 
 
 def test_a_request_asks_for_what_is_left_of_budget_and_length() -> None:
@@ -48,14 +50,44 @@ def test_a_request_asks_for_what_is_left_of_budget_and_length() -> None:
     assert first.engine == "e"
 
 
-def test_seeds_repeat_and_differ_between_answers_iterations_and_lengths() -> None:
-    seeds = [build_request([each]).seed for each in (answer(), answer())]
-    assert seeds[0] == seeds[1]
-    later, other, longer = answer(), answer(index=1), answer()
-    later.renew(4, 6)
-    apply_generated(longer, generated([4], FinishReason.ABORTED), iteration=3, engine="e")
-    assert len({seeds[0], *(build_request([each]).seed for each in (later, other, longer))}) == 4
-    assert all(0 <= seed < 2**62 for seed in seeds)
+def test_no_two_answers_and_no_two_parts_of_one_share_a_seed() -> None:
+    seeds = set()
+    for group, index, length in itertools.product(range(20), range(8), range(20)):
+        mine = answer(index, group, allowance=99)
+        if length:
+            apply_generated(mine, generated([4] * length, FinishReason.ABORTED), iteration=3, engine="e")
+        seeds.add(build_request([mine]).seed)
+    assert len({seed % 2**32 for seed in seeds}) == 20 * 8 * 20  # a CPU's generator takes 32 bits
+    assert all(0 <= seed < 2**62 + 8 for seed in seeds)
+
+
+def test_a_lost_request_samples_the_same_way_again_whoever_its_neighbours_are() -> None:
+    """vLLM samples the i-th answer of a request with seed + i."""
+    group = [answer(index) for index in range(8)]
+    (together,) = build_works(group)
+    first = build_request(together).seed
+    del group[2]
+    later = [each for each in group if each.iteration == 3]
+    for each in later:
+        each.renew(4, 6)
+    works = build_works(later)
+    assert [len(work) for work in works] == [2, 5]
+    assert [build_request(work).seed - first for work in works] == [0, 3]
+
+
+def test_greedy_answers_are_asked_for_one_by_one() -> None:
+    greedy = build_sampling(RolloutSpec(temperature=0), 1)
+    assert [len(work) for work in build_works([answer(index, sampling=greedy) for index in range(3)])] == [1, 1, 1]
+
+
+def test_a_resumed_iteration_goes_on_with_what_is_left_of_its_budget() -> None:
+    mine = answer(allowance=6)
+    apply_generated(mine, generated([4] * 4, FinishReason.ABORTED), iteration=3, engine="e")
+    mine.renew(3, 6)
+    assert mine.allowance == 2
+    mine.renew(4, 6)
+    assert mine.allowance == 6
+    assert mine.oldest_version == 3
 
 
 def test_the_request_body_is_vllms() -> None:
@@ -88,13 +120,15 @@ def test_what_a_reply_makes_of_an_answer(
     assert mine.allowance == 6 - len(tokens)
 
 
-def test_circles_across_segments_end_the_answer() -> None:
+def test_a_cut_answer_ends_where_the_whole_one_would_have_gone_in_circles() -> None:
     looping = Sampling(1.0, 1.0, 100, RepetitionSpec(max_pattern_tokens=1, repeats=4), 5)
     mine = answer(sampling=looping)
     apply_generated(mine, generated([7, 7], FinishReason.LENGTH), iteration=3, engine="e")
     assert mine.trajectory.finish_reason is FinishReason.BUDGET
-    apply_generated(mine, generated([7, 7], FinishReason.LENGTH), iteration=4, engine="e")
+    apply_generated(mine, generated([7, 7, 3, 1], FinishReason.STOP), iteration=4, engine="e")
     assert mine.trajectory.finish_reason is FinishReason.REPETITION
+    assert mine.trajectory.tokens.tolist() == [7, 7, 7, 7]
+    assert mine.trajectory.versions.tolist() == [2] * 4
     assert mine.finished
 
 

@@ -1,6 +1,7 @@
 """What is fetched, from where: for any cut of any tensors over any ranks."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,21 +31,35 @@ class Publication:
 Cuts = dict[str, tuple[tuple[int, ...], int]]
 """By tensor: parts along each dimension, and replicas of each part."""
 
+Place = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""A box: tensor, first index, shape."""
+
 
 def publish(tensors: dict[str, np.ndarray], cuts: Cuts, world_size: int, ranks_per_pod: int) -> Publication:
     """Box b, replica c goes to rank (b + c * boxes) modulo the number of ranks."""
-    files = {rank: bytearray() for rank in range(world_size)}
-    slices: defaultdict[int, list[TensorSlice]] = defaultdict(list)
+    held: dict[int, dict[Place, None]] = {rank: {} for rank in range(world_size)}
     for name, tensor in tensors.items():
         parts, replicas = cuts[name]
-        boxes = list(np.ndindex(*parts))
-        for number, place in enumerate(boxes * replicas):
-            rank = number % world_size
-            shape = tuple(size // cut for size, cut in zip(tensor.shape, parts, strict=True))
-            start = tuple(index * size for index, size in zip(place, shape, strict=True))
+        for number, place in enumerate(list(np.ndindex(*parts)) * replicas):
+            held[number % world_size][cut(name, tensor, parts, place)] = None
+    return write(tensors, held, ranks_per_pod)
+
+
+def cut(name: str, tensor: np.ndarray, parts: tuple[int, ...], place: tuple[int, ...]) -> Place:
+    """One of equal boxes."""
+    shape = tuple(size // cut for size, cut in zip(tensor.shape, parts, strict=True))
+    return name, tuple(index * size for index, size in zip(place, shape, strict=True)), shape
+
+
+def write(tensors: dict[str, np.ndarray], held: Mapping[int, Iterable[Place]], ranks_per_pod: int) -> Publication:
+    """Each rank writes the boxes it holds."""
+    world_size = len(held)
+    files = {rank: bytearray() for rank in held}
+    slices: defaultdict[int, list[TensorSlice]] = defaultdict(list)
+    for rank, places in held.items():
+        for name, start, shape in places:
+            tensor = tensors[name]
             data = tensor[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))].tobytes()
-            if any(piece.name == name and piece.start == start for piece in slices[rank]):
-                continue
             files[rank].extend(b"\xee" * (align(len(files[rank])) - len(files[rank])))
             slices[rank].append(
                 TensorSlice(
@@ -90,6 +105,46 @@ def publications(draw: st.DrawFn) -> Publication:
     return publish(tensors, cuts, world_size, draw(st.integers(1, world_size)))
 
 
+@st.composite
+def parallel_layouts(draw: st.DrawFn, *, experts: bool = True) -> Publication:
+    """A trainer with tensor, pipeline, data and (unless it is to have no `experts`) expert parallelism, in pods.
+
+    Ranks are numbered as Megatron does: tensor parallelism innermost, pipeline outermost. A pod publishes what several
+    of its ranks hold only once.
+    """
+    tensor, stages, replicas = draw(st.sampled_from([1, 2, 4])), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    expert = draw(st.sampled_from(divisors(tensor * replicas)))
+    share = draw(st.integers(1, 3)) if experts else 0
+    world_size, width = tensor * replicas * stages, 4 * draw(st.integers(1, 16))
+    ranks_per_pod = draw(st.sampled_from(divisors(world_size)))
+    tensors: dict[str, np.ndarray] = {}
+    held: dict[int, list[Place]] = {}
+    for rank in range(world_size):
+        stage, inside = divmod(rank, tensor * replicas)
+        tensor_rank, first_expert = inside % tensor, inside % expert * share
+        tensors |= {
+            f"{stage}.up": np.arange(8 * width, dtype=np.int32).reshape(8, width),
+            f"{stage}.down": np.arange(8 * width, dtype=np.int32).reshape(width, 8),
+            f"{stage}.norm": np.arange(width, dtype=np.int32),
+        }
+        own = [f"{stage}.norm"] if tensor_rank == 0 else []
+        for index in range(first_expert, first_expert + share):
+            tensors[f"{stage}.experts.{index}"] = np.full((4, width), index, dtype=np.int32)
+            own.append(f"{stage}.experts.{index}")
+        places = [
+            cut(f"{stage}.up", tensors[f"{stage}.up"], (tensor, 1), (tensor_rank, 0)),
+            cut(f"{stage}.down", tensors[f"{stage}.down"], (1, tensor), (0, tensor_rank)),
+            *((name, (0,) * tensors[name].ndim, tensors[name].shape) for name in own),
+        ]
+        lower = {place for other in range(rank - rank % ranks_per_pod, rank) for place in held[other]}
+        held[rank] = [place for place in places if place not in lower]
+    return write(tensors, held, ranks_per_pod)
+
+
+def divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
 def carry_out(plan: FetchPlan, publication: Publication) -> bytearray:
     """The receiver's file after all fetches; every byte that was not written is 0x7f."""
     received = bytearray(b"\x7f" * plan.layout.size_bytes)
@@ -101,7 +156,7 @@ def carry_out(plan: FetchPlan, publication: Publication) -> bytearray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(publications(), st.sampled_from([8, 64, 100, 1 << 20]), st.integers(0, 6))
+@given(publications() | parallel_layouts(), st.sampled_from([8, 64, 100, 1 << 20]), st.integers(0, 6))
 def test_the_assembled_tensors_equal_the_originals(publication: Publication, bucket_bytes: int, pod: int) -> None:
     manifest = publication.manifest
     plan = plan_fetches(
@@ -121,7 +176,7 @@ def test_the_assembled_tensors_equal_the_originals(publication: Publication, buc
 
 
 @settings(max_examples=150, deadline=None)
-@given(publications(), st.sampled_from([8, 64, 100, 1 << 20]))
+@given(publications() | parallel_layouts(), st.sampled_from([8, 64, 100, 1 << 20]))
 def test_every_byte_is_fetched_once_and_nothing_a_local_rank_holds(publication: Publication, bucket_bytes: int) -> None:
     manifest, pods = publication.manifest, publication.pods_of_ranks
     plan = plan_fetches(manifest, whole_regions(manifest), "pod-0", pods, bucket_bytes=bucket_bytes)
@@ -173,6 +228,45 @@ def test_sources_are_balanced_over_the_ranks_that_hold_a_replica() -> None:
     for item in plan.ranges:
         loads[item.rank] += item.size_bytes
     assert loads == {rank: 100 * 64 for rank in range(4)}
+
+
+def loads_of(plan: FetchPlan) -> Counter[int]:
+    """Bytes that each rank gives."""
+    loads = Counter[int]()
+    for item in plan.remote:
+        loads[item.rank] += item.box.size_bytes
+    return loads
+
+
+@settings(max_examples=150, deadline=None)
+@given(parallel_layouts(experts=False), st.sampled_from([64, 1024]), st.text(max_size=8))
+def test_data_parallel_replicas_give_the_same_but_for_one_bucket(
+    publication: Publication, bucket_bytes: int, pod: str
+) -> None:
+    manifest = publication.manifest
+    plan = plan_fetches(manifest, whole_regions(manifest), pod, publication.pods_of_ranks, bucket_bytes=bucket_bytes)
+    loads = loads_of(plan)
+    for item in plan.remote:
+        given_by_holders = [loads[source.rank] for source in item.box.sources]
+        assert max(given_by_holders) - min(given_by_holders) <= max(bucket_bytes, largest_box(plan))
+
+
+@settings(max_examples=150, deadline=None)
+@given(parallel_layouts(), st.text(max_size=8))
+def test_no_rank_gives_much_more_than_its_fair_share(publication: Publication, pod: str) -> None:
+    """Experts have other replicas than the rest: a rank that gives much of the one is asked for less of the other."""
+    manifest = publication.manifest
+    plan = plan_fetches(manifest, whole_regions(manifest), pod, publication.pods_of_ranks, bucket_bytes=64)
+    fair: defaultdict[int, float] = defaultdict(float)
+    for item in plan.remote:
+        for source in item.box.sources:
+            fair[source.rank] += item.box.size_bytes / len(item.box.sources)
+    for rank, size in loads_of(plan).items():
+        assert size <= 2 * fair[rank] + largest_box(plan)
+
+
+def largest_box(plan: FetchPlan) -> int:
+    return max((item.box.size_bytes for item in plan.remote), default=0)
 
 
 def test_receivers_start_at_different_replicas() -> None:

@@ -59,9 +59,8 @@ FIGURES = (
     ),
     FigurePlan(
         "Off-policy",
-        "How many versions old a generated token is when it is trained on, on average.",
-        (("versions_behind", "versions behind"),),
-        averaged=True,
+        "How many versions old a generated token is when it is trained on.",
+        (("versions_behind", "mean"), ("versions_behind_max", "oldest")),
     ),
 )
 
