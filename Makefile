@@ -3,10 +3,10 @@ SHELL := /bin/bash -o pipefail
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell tools/find-python)
-EXTRAS := operator trainer sidecar rollout local dev
+EXTRAS := operator trainer sidecar rollout local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test verify generate lock clean test-gpu
+.PHONY: help setup demo test verify generate lock clean test-gpu ablations chaos
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -23,6 +23,12 @@ test: $(SETUP) ## Run all tests
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
 	$(BIN)/pytest tests/gpu
+
+ablations: $(SETUP) ## Run what is missing of the ablations and write docs/ablations.md (an hour for all)
+	$(BIN)/python -m bench.ablations
+
+chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure recovery (25 minutes)
+	$(BIN)/python -m bench.chaos
 
 verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Plan the weights of a DeepSeek-V3-like model of 1T parameters on 2,048 GPUs: how long it takes and how even it is.
 
-    python bench/plan_weights.py [--receivers 8]
+    python -m bench.plan_weights [--receivers 8] [--no-write]
 
-Prints times, bytes per receiver, and how the fetched bytes spread over the ranks that hold a replica.
+CPU seconds of what each receiver does before the first byte moves, bytes per receiver, and how the fetched bytes spread
+over the ranks that hold a replica. Nothing moves here.
 """
 
 import argparse
@@ -12,15 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tandem_core.weights.layout import align
-from tandem_core.weights.manifest import DTYPE_BYTES, Commit, ManifestPart, TensorSlice
-from tandem_core.weights.merge import check_commit, merge_parts
+from tandem_core.weights.manifest import DTYPE_BYTES, ManifestPart, TensorSlice
+from tandem_core.weights.merge import Manifest, merge_parts
 from tandem_core.weights.plan import EngineShape, FetchPlan, joined_regions, plan_fetches
+
+from bench.page import describe_machine, write_section
 
 LAYERS, DENSE_LAYERS, HIDDEN, EXPERTS, EXPERT_WIDTH, DENSE_WIDTH, VOCABULARY = 61, 1, 7168, 384, 2048, 18432, 163840
 HEADS, Q_RANK, KV_RANK, HEAD, ROPE = 64, 1536, 512, 128, 64
 GPUS, GPUS_PER_POD = 2048, 8
 TENSOR, PIPELINE, EXPERT = 8, 16, 64
 STAGE = GPUS // PIPELINE  # ranks of a pipeline stage
+ENGINE_PODS = (1, 4)
 
 
 def layer_tensors(layer: int) -> Iterator[tuple[str, tuple[int, ...], int | None]]:
@@ -73,7 +77,7 @@ def build_part(rank: int) -> ManifestPart:
     """What the rank would publish."""
     offset, slices = 0, []
     for name, shape, start, part in rank_tensors(rank):
-        # model_construct: the cost of parsing is not what is measured here
+        # model_construct: nothing of this is measured
         slices.append(
             TensorSlice.model_construct(
                 name=name,
@@ -94,7 +98,7 @@ def build_part(rank: int) -> ManifestPart:
 
 
 def spread(plans: list[FetchPlan]) -> float:
-    """The largest ratio of what a rank gives to its fair share: each box divided evenly over its holders."""
+    """How much more the busiest rank gives than the busiest would if each box were divided evenly over its holders."""
     given: Counter[int] = Counter()
     fair: defaultdict[int, float] = defaultdict(float)
     for plan in plans:
@@ -102,47 +106,63 @@ def spread(plans: list[FetchPlan]) -> float:
             given[item.rank] += item.box.size_bytes
             for source in item.box.sources:
                 fair[source.rank] += item.box.size_bytes / len(item.box.sources)
-    return max(given[rank] / share for rank, share in fair.items())
+    return max(given.values()) / max(fair.values())
+
+
+def plan_receivers(manifest: Manifest, receivers: int, engine_pods: int) -> tuple[float, list[FetchPlan]]:
+    """Seconds for each receiver, and the plans of the first `receivers` pods, of which `engine_pods` have an engine."""
+    pods = {file.rank: file.pod for file in manifest.ranks}
+    engine = EngineShape(engine_pods * GPUS_PER_POD, HEADS, EXPERTS)
+    plans = []
+    started = time.process_time()
+    for receiver in range(receivers):
+        place = receiver % engine_pods
+        regions = joined_regions(manifest, engine, range(place * GPUS_PER_POD, (place + 1) * GPUS_PER_POD))
+        plans.append(plan_fetches(manifest, regions, f"hybrid-{receiver}", pods))
+    return (time.process_time() - started) / receivers, plans
+
+
+def describe_plans(manifest: Manifest, receivers: int, engine_pods: int) -> str:
+    """A row of the table."""
+    seconds, plans = plan_receivers(manifest, receivers, engine_pods)
+    fetched = [plan.remote_bytes / 1e9 for plan in plans]
+    ranges = sum(len(plan.ranges) for plan in plans) // len(plans)
+    return (
+        f"| {engine_pods} | {seconds:.2f} s | {ranges} | {min(fetched):.0f} to {max(fetched):.0f} GB | "
+        f"{plans[0].local_bytes / 1e9:.1f} GB | {spread(plans):.2f} |"
+    )
 
 
 def main() -> None:
-    """Build, merge, plan, print."""
+    """Build, parse, merge, plan, print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--receivers", type=int, default=8, help="pods that plan, one after the other")
-    arguments.add_argument("--engine-pods", type=int, default=4, help="pods that one engine (tensor parallel) spans")
+    arguments.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     options = arguments.parse_args()
-    parts = [build_part(rank) for rank in range(GPUS)]
-    slices = sum(len(part.slices) for part in parts)
-    started = time.perf_counter()
+    texts = [build_part(rank).model_dump_json() for rank in range(GPUS)]
+    started = time.process_time()
+    parts = [ManifestPart.model_validate_json(text) for text in texts]
+    parsed = time.process_time()
     manifest = merge_parts(parts)
-    check_commit(
-        manifest,
-        Commit(version=1, world_size=GPUS, incarnation="x", token=1, size_bytes=manifest.size_bytes, committed_at=0.0),
-    )
-    merged = time.perf_counter()
+    merged = time.process_time()
     parameters = sum(math.prod(tensor.shape) for tensor in manifest.tensors.values())
-    print(f"{parameters / 1e12:.2f}T parameters, {GPUS} ranks, {len(manifest.tensors)} tensors, {slices} slices")
-    print(f"merge: {merged - started:.2f} s")
-    pods = {file.rank: file.pod for file in manifest.ranks}
-    engine = EngineShape(options.engine_pods * GPUS_PER_POD, HEADS, EXPERTS)
-    plans = []
-    started = time.perf_counter()
-    for receiver in range(options.receivers):
-        place = receiver % options.engine_pods
-        ranks = range(place * GPUS_PER_POD, (place + 1) * GPUS_PER_POD)
-        regions = joined_regions(manifest, engine, ranks)
-        plans.append(plan_fetches(manifest, regions, f"hybrid-{receiver}", pods))
-    seconds = (time.perf_counter() - started) / options.receivers
-    fetched = [plan.remote_bytes for plan in plans]
-    ranges = sum(len(plan.ranges) for plan in plans) // len(plans)
-    print(f"plan: {seconds:.2f} s for each receiver, {ranges} ranges each")
-    print(
-        f"engine of {options.engine_pods} pods (tensor and expert parallel {engine.tensor_parallel}): "
-        f"{min(fetched) / 1e9:.0f} to {max(fetched) / 1e9:.0f} GB fetched by a pod, "
-        f"{plans[0].local_bytes / 1e9:.1f} GB local, "
-        f"model {manifest.size_bytes / 1e9:.0f} GB"
-    )
-    print(f"busiest source over its fair share: {spread(plans):.2f}")
+    rows = [describe_plans(manifest, options.receivers, engine_pods) for engine_pods in ENGINE_PODS]
+    slices, megabytes = sum(len(part.slices) for part in parts), sum(map(len, texts)) / 1e6
+    section = f"""
+`python -m bench.plan_weights`. {parameters / 1e12:.2f}T parameters (bf16, {manifest.size_bytes / 1e9:.0f} GB) on
+{GPUS} ranks: tensor parallel {TENSOR}, pipeline {PIPELINE}, expert {EXPERT}; {len(manifest.tensors)} tensors in
+{slices} slices. CPU seconds. A receiver parses the ranks' parts ({megabytes:.0f} MB, {parsed - started:.1f} s),
+merges them ({merged - parsed:.1f} s) and plans. An engine over several pods can be planned for, but is not run
+yet: today each engine is in one pod.
+{describe_machine()}
+
+| pods of an engine | plan, each receiver | ranges | fetched by a pod | local | busiest source / even split |
+| --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+"""
+    print(section)
+    if not options.no_write:
+        write_section("plan", section)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""An etcd of a benchmark's own, set up as a run's is."""
+
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tandem_local.etcd_server import find_etcd
+
+HOST = "127.0.0.1"
+
+
+@contextmanager
+def serve_etcd() -> Iterator[str]:
+    """host:port; it may not answer yet (Store.wait_until_reachable)."""
+    ports = [_free_port() for _ in range(2)]
+    client, peer = (f"http://{HOST}:{port}" for port in ports)
+    with tempfile.TemporaryDirectory() as directory:
+        command = [str(find_etcd().path), "--data-dir", directory, "--log-level", "error", "--unsafe-no-fsync"]
+        command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", f"default={peer}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"{HOST}:{ports[0]}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
