@@ -33,7 +33,7 @@ chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure r
 verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core operator trainer sidecar rollout local
+	$(BIN)/mypy core operator trainer sidecar rollout local bench
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
 	tools/check-tree

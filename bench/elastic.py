@@ -66,17 +66,25 @@ def run_stretches(home: Path, jobs: CountingJobs, pods: Sequence[int], iteration
     stretches = []
     try:
         for count in pods:
-            wait_for(home, lambda summary: summary.iteration >= 1)
+            _wait_for_iteration(home, 1)
             jobs.scale(NAME, count)
-            first = wait_for(home, lambda summary, count=count: summary.engines_serving == count + 1).iteration + 2
+            first = _wait_for_engines(home, count + 1).iteration + 2
             last = first + iterations - 1
-            wait_for(home, lambda summary, last=last: summary.iteration > last)
+            _wait_for_iteration(home, last + 1)
             stretches.append(Stretch(count, first, last))
             print(f"{count} inference pods: iterations {first} to {last}", flush=True)
     finally:
         process.terminate()
         process.wait()
     return stretches
+
+
+def _wait_for_engines(home: Path, engines: int) -> Summary:
+    return wait_for(home, lambda summary: summary.engines_serving == engines)
+
+
+def _wait_for_iteration(home: Path, iteration: int) -> Summary:
+    return wait_for(home, lambda summary: summary.iteration >= iteration)
 
 
 def measure(records: Sequence[IterationRecord], stretch: Stretch) -> Measured:

@@ -6,7 +6,7 @@ Appends a line of JSON, seconds by part, to the file that HANDOFF_PARTS names, f
 import json
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tandem_sidecar.vllm_extension import TandemWeightTransferEngine, TandemWork
 
 __all__ = ["TandemWorkerExtension"]
 
-_seconds: Counter[str] = Counter()
+_seconds: defaultdict[str, float] = defaultdict(float)
 
 
 def _timed[**P, T](name: str, call: Callable[P, T]) -> Callable[P, T]:
