@@ -8,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psutil
 from tandem_core.coordination.keys import JobKeys
@@ -23,12 +24,24 @@ DEADLINE_SECONDS = 280.0
 
 
 class Runs:
-    """Runs of examples/addition.yaml with `settings`, below one home."""
+    """Runs of examples/addition.yaml with `settings`, below one home. A context manager: none outlives it."""
 
     def __init__(self, home: Path, settings: tuple[str, ...]) -> None:
         self._home = home
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._settings = [part for setting in settings for part in ("--set", setting)]
         self._environment = os.environ | {"TANDEM_HOME": str(home), "PYTHONPATH": str(home)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(180)
 
     def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         return self._tandem(name, "run", str(EXAMPLE), "--name", name, *self._settings, *arguments)
@@ -67,11 +80,15 @@ class Runs:
 
     async def open_store(self, name: str) -> tuple[Store, JobKeys]:
         """The etcd of a run, as soon as it is running."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while self.state(name).get("status") != "running":  # noqa: ASYNC110 - told by a file
-                await asyncio.sleep(0.1)
+        await self.wait_for_state(name, lambda state: state.get("status") == "running")
         state = self.state(name)
         return Store(state["etcd_endpoint"]), JobKeys(state["uid"])
+
+    async def wait_for_state(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> None:
+        """Return when the run's state file fulfils the condition."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not condition(self.state(name)):  # noqa: ASYNC110 - told by a file
+                await asyncio.sleep(0.1)
 
     async def wait_for_phase(self, name: str, phase: Phase, iteration: int) -> None:
         store, keys = await self.open_store(name)
@@ -92,4 +109,6 @@ class Runs:
     def _tandem(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         with (self._home / f"{name}.log").open("ab") as log:
             command = [sys.executable, "-m", "tandem_local", *arguments]
-            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+        self._processes.append(process)
+        return process

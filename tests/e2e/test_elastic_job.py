@@ -23,19 +23,19 @@ JOB = (
 
 @pytest.mark.timeout(900)
 async def test_a_pod_is_added_and_removed_while_the_job_goes_on(tmp_path: Path) -> None:
-    runs = Runs(tmp_path, JOB)
-    process = runs.start("grows")
-    await runs.wait_for_summary("grows", lambda summary: summary.iteration >= 2)
-    runs.scale("grows", 1)
-    grown = await runs.wait_for_summary("grows", lambda summary: summary.inference_tokens > 0)
-    await runs.wait_for_summary("grows", lambda summary: summary.iteration >= grown.iteration + 5)
-    runs.scale("grows", 0)
-    alone = await runs.wait_for_summary("grows", lambda summary: summary.engines_serving == 1)
-    last = await runs.wait_for_summary("grows", lambda summary: summary.iteration >= alone.iteration + 4)
-    assert last.inference_tokens == 0
-    assert [pod["name"] for pod in runs.state("grows")["pods"] if "inference" in pod["name"]] == []
-    await stop(runs)
-    assert process.wait(180) == 0
+    with Runs(tmp_path, JOB) as runs:
+        process = runs.start("grows")
+        await runs.wait_for_summary("grows", lambda summary: summary.iteration >= 2)
+        runs.scale("grows", 1)
+        grown = await runs.wait_for_summary("grows", lambda summary: summary.inference_tokens > 0)
+        await runs.wait_for_summary("grows", lambda summary: summary.iteration >= grown.iteration + 5)
+        runs.scale("grows", 0)
+        await runs.wait_for_state("grows", lambda state: not any("inference" in pod["name"] for pod in state["pods"]))
+        alone = await runs.wait_for_summary("grows", lambda summary: True)
+        last = await runs.wait_for_summary("grows", lambda summary: summary.iteration >= alone.iteration + 4)
+        assert last.inference_tokens == 0
+        await stop(runs)
+        assert process.wait(180) == 0
 
     async with runs.open_buffer("grows") as buffer:
         records = {record.iteration: record for record in await buffer.iterations() if record.iteration}

@@ -39,19 +39,19 @@ async def test_an_interrupted_job_ends_with_the_weights_of_one_that_was_not(
 ) -> None:
     """Stopped in the middle of rollouts and of training; and once the master is killed."""
     (tmp_path / "parity_reward.py").write_text(REWARD)
-    runs = Runs(tmp_path, (*JOB, *settings))
+    with Runs(tmp_path, (*JOB, *settings)) as runs:
 
-    def interrupted() -> None:
-        runs.interrupt("interrupted", Phase.ROLLOUT, 3)
-        runs.interrupt("interrupted", Phase.TRAINING, 5, "--resume")
-        process = runs.start("interrupted", "--resume")
-        asyncio.run(runs.wait_for_phase("interrupted", Phase.ROLLOUT, 8))
-        runs.kill_master("interrupted")
-        assert process.wait(600) == 0
+        def interrupted() -> None:
+            runs.interrupt("interrupted", Phase.ROLLOUT, 3)
+            runs.interrupt("interrupted", Phase.TRAINING, 5, "--resume")
+            process = runs.start("interrupted", "--resume")
+            asyncio.run(runs.wait_for_phase("interrupted", Phase.ROLLOUT, 8))
+            runs.kill_master("interrupted")
+            assert process.wait(600) == 0
 
-    with ThreadPoolExecutor() as threads:
-        for future in [threads.submit(runs.finish, "whole"), threads.submit(interrupted)]:
-            future.result()
+        with ThreadPoolExecutor() as threads:
+            for future in [threads.submit(runs.finish, "whole"), threads.submit(interrupted)]:
+                future.result()
     async with runs.open_buffer("whole") as whole, runs.open_buffer("interrupted") as again:
         for iteration in range(1, ITERATIONS + 1):
             first, second = await whole.batch(iteration), await again.batch(iteration)
