@@ -25,7 +25,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 
 role, seconds, code = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-ports = {"sidecar": 8001, "master": 8000}
+ports = {"sidecar": 8001, "master": 8000, "trainer": 8002}
 print(role, "speaking", flush=True)
 
 
