@@ -1,9 +1,11 @@
 """Coordination against a real etcd, which is also killed and compacted."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
 from tandem_core.coordination.barrier import AckError, BarrierTimeout, wait_for_acks
 from tandem_core.coordination.keys import JobKeys
@@ -92,6 +94,27 @@ async def test_everything_goes_on_after_etcd_was_killed(tmp_path: Path, keys: Jo
                 await members.wait_for(lambda values: "trainer/0" in values, 30)
     finally:
         server.kill()
+
+
+async def test_a_watch_that_breaks_as_it_is_asked_for_is_asked_for_again(
+    store: Store, keys: JobKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.client.watch is not None
+    watch = store.client.watch.watch
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+    async def watch_once_broken(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        monkeypatch.undo()
+        await store.put(keys.phase, phase_record(2))  # missed by the watch that is about to break
+        raise broken
+        yield
+
+    monkeypatch.setattr(store.client.watch, "watch", watch_once_broken)
+    async with Mirror(store, keys.phase, PhaseRecord) as phase:
+        await phase.wait_for(at(2), 10)
+        assert store.client.watch.watch == watch
+        await store.put(keys.phase, phase_record(3))
+        await phase.wait_for(at(3), 10)
 
 
 async def test_a_member_goes_when_its_process_stops_renewing(store: Store, keys: JobKeys) -> None:

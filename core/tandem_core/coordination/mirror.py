@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import grpc.aio
 import structlog
 from etcd3aio import prefix_range_end
 
@@ -13,6 +14,9 @@ from tandem_core.coordination.store import Store
 from tandem_core.errors import TandemError
 
 log = structlog.get_logger()
+
+BROKEN_WATCH_SECONDS = 0.25
+"""Between a watch that broke and the next one."""
 
 _PUT = 0  # mvccpb.Event.EventType
 
@@ -84,7 +88,14 @@ class Mirror[R: Record]:
 
     async def _follow(self, revision: int) -> None:
         while True:
-            await self._watch(revision + 1)
+            try:
+                await self._watch(revision + 1)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.INTERNAL:
+                    raise
+                # The connection broke just as the watch was asked for; etcd3aio knows other ends of connections.
+                log.warning("watch broken, listing again", prefix=self._prefix, reason=error.debug_error_string())
+                await asyncio.sleep(BROKEN_WATCH_SECONDS)
             revision = await self._list()
 
     async def _watch(self, start_revision: int) -> None:
