@@ -10,7 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 from tandem_core.environment import PREFIX, PodEnvironment
-from tandem_core.job import RLJob, load_job, parse_job
+from tandem_core.job import RLJob, RLJobStatus, load_job, parse_job
+from tandem_core.phases import Phase
 from tandem_operator.build import BuildSettings, KubernetesObject, build_objects, hybrid_pod_names
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -103,7 +104,7 @@ def test_the_resolved_job_in_the_config_map_reads_back_and_does_not_change_while
     text = build("cpu")["ConfigMap/addition-job"]["data"]["job.yaml"]
     assert parse_job(text).spec == job.spec
     later = job.model_copy(
-        update={"status": {"phase": "Done"}, "metadata": job.metadata.model_copy(update={"generation": 9})}
+        update={"status": RLJobStatus(phase=Phase.DONE), "metadata": job.metadata.model_copy(update={"generation": 9})}
     )
     assert build_objects(later, SETTINGS) == build_objects(job, SETTINGS)
 

@@ -143,7 +143,7 @@ def test_all_but_what_may_change_is_immutable() -> None:
         for name, field in spec.items()
         if "self == oldSelf" not in [rule["rule"] for rule in field.get("x-kubernetes-validations", [])]
     }
-    assert changeable == {"suspend", "elastic", "ttlSecondsAfterFinished"}
+    assert changeable == {"suspend", "elastic", "ttlSecondsAfterFinished", "iterations", "deadlines"}
 
 
 def test_a_union_that_a_crd_cannot_hold_is_refused() -> None:

@@ -64,6 +64,11 @@ class HybridSpec(SpecModel):
     """Number of hybrid pods."""
     device: Literal["gpu", "cpu"] = "gpu"
     """What the pods compute on."""
+    device_allocation: Literal["claim", "wholeNode"] = "claim"
+    """How trainer and engine of a pod come to share its GPUs. claim: one ResourceClaim (dynamic resource allocation,
+    Kubernetes 1.34) named by both; wholeNode: for clusters without that, the trainer asks the device plugin for
+    ranksPerReplica GPUs, which must be all of a node, and the engine sees every GPU of the node
+    without Kubernetes knowing."""
     ranks_per_replica: int = Field(default=1, ge=1)
     """Trainer processes in each pod: its GPUs, or on cpu just processes."""
     trainer: TrainerSpec = Field(default_factory=TrainerSpec)
@@ -108,6 +113,8 @@ class HybridSpec(SpecModel):
             raise ValueError(
                 "inference.release: sleep needs GPUs (vLLM's sleep does nothing on cpu): write restart or none"
             )
+        if self.device == "cpu" and self.device_allocation == "wholeNode":
+            raise ValueError("hybrid.deviceAllocation: wholeNode needs hybrid.device: gpu: set device, or leave it out")
         if self.device == "cpu" and self.inference.kv_cache_bytes is None:
             raise ValueError(
                 "on cpu inference.kvCacheBytes must be set, or vLLM takes nearly all memory: for a small model "
@@ -127,6 +134,11 @@ class ElasticSpec(SpecModel):
     """Fewest inference pods."""
     max: int = Field(default=0, ge=0)
     """Most inference pods."""
+    scaler: Literal["tandem", "external"] = "tandem"
+    """Who decides how many pods there are: tandem, by targetSeconds; or external: whoever writes `replicas`, such as a
+    HorizontalPodAutoscaler, KEDA or `kubectl scale`, through the scale subresource."""
+    replicas: int | None = Field(default=None, ge=0)
+    """For scaler: external: the inference pods wanted, kept within min and max. Left out: min."""
     target_seconds: float = Field(default=300.0, gt=0)
     """How long a rollout phase should take; decides how many pods are wanted."""
     max_staleness: int = Field(default=1, ge=0)
@@ -137,4 +149,6 @@ class ElasticSpec(SpecModel):
     def _order(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"elastic.min ({self.min}) must not exceed elastic.max ({self.max})")
+        if self.replicas is not None and self.scaler != "external":
+            raise ValueError("elastic.replicas needs elastic.scaler: external: set it, or remove replicas")
         return self

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from tandem_core.job.algorithm import AlgorithmSpec, WarmupSpec
 from tandem_core.job.data import DataSpec
@@ -18,7 +18,9 @@ from tandem_core.job.operations import (
 )
 from tandem_core.job.rewards import ReasoningGymReward, RewardSpec
 from tandem_core.job.rollout import RolloutSpec
+from tandem_core.job.scheduling import SchedulingSpec
 from tandem_core.job.schema import SpecModel
+from tandem_core.job.status import RLJobStatus
 
 API_GROUP = "tandem.dev"
 API_VERSION = f"{API_GROUP}/v1alpha1"
@@ -47,6 +49,8 @@ class RLJobSpec(SpecModel):
     """Pods with trainer and engine."""
     elastic: ElasticSpec = Field(default_factory=ElasticSpec)
     """Inference pods that come and go."""
+    scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
+    """Gangs, queues and priorities."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """Saving."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
@@ -138,5 +142,5 @@ class RLJob(SpecModel):
     """Name and namespace."""
     spec: RLJobSpec
     """What to do."""
-    status: dict[str, JsonValue] | None = None
+    status: RLJobStatus | None = None
     """What is going on; written by the operator."""

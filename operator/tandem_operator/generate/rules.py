@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tandem_operator.generate.structural import Schema
 
-CHANGEABLE = frozenset({"suspend", "elastic", "ttlSecondsAfterFinished"})
+CHANGEABLE = frozenset({"suspend", "elastic", "ttlSecondsAfterFinished", "iterations", "deadlines"})
 """Fields of the spec that may change while the job exists. All others are in pod templates or in the resolved job that
 its programs have read."""
 

@@ -13,7 +13,19 @@ type Schema = dict[str, Any]
 REFERENCE_PREFIX = "#/$defs/"
 ANYTHING = "JsonValue"
 """pydantic's definition of any JSON value."""
-KEPT = ("type", "enum", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "pattern", "default")
+KEPT = (
+    "type",
+    "format",
+    "enum",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "default",
+)
 
 
 def build_structural_schema(model: type[BaseModel]) -> Schema:
@@ -33,6 +45,7 @@ def resolve(schema: Schema, definitions: Schema) -> tuple[Schema, bool]:
     if "anyOf" in schema:
         options = [option for option in schema["anyOf"] if option.get("type") != "null"]
         nullable = len(options) < len(schema["anyOf"])
+        options = _merge_enums([resolve(option, definitions)[0] for option in options])
         if len(options) != 1:
             raise NotImplementedError(f"a CRD cannot hold this union of types: {schema}")
         outer = {key: value for key, value in schema.items() if key != "anyOf"}
@@ -41,6 +54,13 @@ def resolve(schema: Schema, definitions: Schema) -> tuple[Schema, bool]:
         inner = definitions[schema["$ref"].removeprefix(REFERENCE_PREFIX)]
         schema = inner | {key: value for key, value in schema.items() if key != "$ref"}
     return schema, nullable
+
+
+def _merge_enums(options: list[Schema]) -> list[Schema]:
+    """One option instead of several that are all lists of words."""
+    if not all(option.get("type") == "string" and "enum" in option for option in options):
+        return options
+    return [{"type": "string", "enum": [word for option in options for word in option["enum"]]}]
 
 
 def _convert(schema: Schema, definitions: Schema) -> Schema:
