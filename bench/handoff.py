@@ -118,9 +118,7 @@ async def measure_handoff(model: Model, rounds: Rounds) -> None:
             started = time.perf_counter()
             part = publisher.publish(version, model.slices())
             published = time.perf_counter()
-            received = await receive_version(
-                [part], build_commit(part), "pod-0", model.directory, TOKEN, 1, files=files
-            )
+            received = await receive_version([part], build_commit(part), "pod-0", model.directory, TOKEN, files=files)
             verified = time.perf_counter()
             await engine.load(LoadedVersion(version, part.incarnation), received.load_file)
             rounds.add("total", time.perf_counter() - started)

@@ -60,7 +60,7 @@ class Model:
         if self.size_mib:
             scratch |= {"layers": UNIT_LAYERS * self._units, "hiddenSize": HIDDEN, "intermediateSize": 3 * HIDDEN}
             scratch |= {"attentionHeads": 16, "keyValueHeads": 8, "headSize": 64}
-        inference = {"release": "none", "kvCacheBytes": 64 * MIB, "extraArguments": extra_arguments}
+        inference = {"release": "none", "kvCacheBytes": 64 * MIB, "maxLength": 256, "extraArguments": extra_arguments}
         hybrid = {"device": "cpu", "trainer": {"precision": self.precision}, "inference": inference}
         data, rewards = {"reasoningGym": {"task": "chain_sum"}}, {"scorers": [{"type": "exact"}]}
         spec = {"iterations": 1, "model": {"scratch": scratch}, "data": data, "rewards": rewards, "hybrid": hybrid}

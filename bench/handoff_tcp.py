@@ -39,7 +39,7 @@ def sending(shm_dir: Path, file: Path) -> Iterator[None]:
 
 def receive(part: ManifestPart, shm_dir: Path) -> ReceivedVersion:
     """The version as a pod without a trainer gets it."""
-    return asyncio.run(receive_version([part], build_commit(part), "pod-2", shm_dir, TOKEN, 1))
+    return asyncio.run(receive_version([part], build_commit(part), "pod-2", shm_dir, TOKEN))
 
 
 def receive_plain(buffer: bytearray) -> float:

@@ -13,7 +13,6 @@ MASTER_PORT = 8000
 CHECKPOINT_ENGINE_PORT = 8001
 TRAINER_METRICS_PORT = 8002
 ENGINE_PORT = 8100
-RENDEZVOUS_PORT = 29500
 
 EXIT_FOR_GOOD = 3
 """Exit code of a container that a restart would not mend: unusable input, or a failed job."""

@@ -110,7 +110,6 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
             pod=pod.pod_name,
             release=inference.release,
             device=job.spec.hybrid.device,
-            engine_tensor_parallel=inference.tensor_parallel,
             shm_dir=pod.shm_dir,
             token=token,
         )

@@ -92,7 +92,7 @@ class EngineClient:
     ) -> list[Activity]:
         """What the gate did, part by part."""
         parts = await self._post(path, query, timeout_seconds=timeout_seconds)
-        return [Activity(name=name, started_at=started, ended_at=ended) for name, started, ended in parts]
+        return [Activity.model_validate(part) for part in parts]
 
     async def _post(
         self,

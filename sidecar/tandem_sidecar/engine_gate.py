@@ -8,14 +8,14 @@ updates vLLM, each in one request: vLLM's own endpoints take six, and its /pause
 import asyncio
 import json
 import math
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
 from tandem_sidecar.engine_auth import Application, Receive, Scope, Send, answer_json
+from tandem_sidecar.timeline import Timeline
 
 PAUSE_PATH, RESUME_PATH, LOAD_PATH = "/tandem/pause", "/tandem/resume", "/tandem/load"
 """What the checkpoint engine posts to the gate; LOAD_PATH takes ?path= of the load file and &version=."""
@@ -64,20 +64,20 @@ class EngineGate:
                 self._empty.set()
 
     async def _carry_out(self, scope: Scope, send: Send) -> None:
-        """Answer with the parts of the action: [name, start, end] in Unix seconds."""
-        parts = _Parts()
+        """Answer with the parts of the action: a list of Activity."""
+        timeline = Timeline()
         try:
             action = self._actions[scope["path"]]
-            await action(scope["app"].state.engine_client, parts, **dict(parse_qsl(scope["query_string"].decode())))
+            await action(scope["app"].state.engine_client, timeline, **dict(parse_qsl(scope["query_string"].decode())))
         except Exception as error:  # whatever it was, the checkpoint engine has to know
             reason = f"{type(error).__name__}: {error}"
             await answer_json(send, 500, json.dumps({"error": reason}).encode())
         else:
-            await answer_json(send, 200, json.dumps(parts.noted).encode())
+            await answer_json(send, 200, json.dumps([part.model_dump() for part in timeline.take()]).encode())
 
-    async def _pause(self, engine: Any, parts: "_Parts") -> None:
+    async def _pause(self, engine: Any, timeline: Timeline) -> None:
         """Close, answer requests with what they have, and empty the prefix cache: other weights make other keys."""
-        with parts.measure("pause"):
+        with timeline.measure("pause"):
             self._open.clear()
             async with asyncio.timeout(PAUSE_SECONDS):
                 while True:
@@ -85,18 +85,18 @@ class EngineGate:
                     if await self._is_empty(LATECOMER_SECONDS):
                         return
 
-    async def _resume(self, engine: Any, _: "_Parts") -> None:
+    async def _resume(self, engine: Any, _: Timeline) -> None:
         await engine.resume_generation()
         self._open.set()
 
-    async def _load(self, engine: Any, parts: "_Parts", *, path: str, version: str) -> None:
+    async def _load(self, engine: Any, timeline: Timeline, *, path: str, version: str) -> None:
         """Replace the weights by those that the load file names, try them, and open."""
-        await self._pause(engine, parts)
-        with parts.measure("update"):
+        await self._pause(engine, timeline)
+        with timeline.measure("update"):
             await engine.start_weight_update()
             await engine.collective_rpc("update_weights", kwargs={"update_info": {"path": path}})
             await engine.finish_weight_update(version)
-        with parts.measure("probe"):
+        with timeline.measure("probe"):
             await engine.resume_generation()
             async with asyncio.timeout(PROBE_SECONDS):
                 await _probe(engine, version)
@@ -109,19 +109,6 @@ class EngineGate:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), seconds)
         return not self._inside
-
-
-class _Parts:
-    """How long the parts of an action took."""
-
-    def __init__(self) -> None:
-        self.noted: list[tuple[str, float, float]] = []
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        started = time.time()
-        yield
-        self.noted.append((name, started, time.time()))
 
 
 def _is_prompt(scope: Scope) -> bool:

@@ -95,7 +95,7 @@ class BoxedTensor(torch.Tensor):
         if copied != destination.numel():
             raise IndexError(
                 f"tensor {self._name}: {destination.numel() - copied} of the {destination.numel()} elements the model "
-                "asks for were not fetched for this engine; its tensor parallelism differs from what was planned for"
+                "asks for are not there: the load file does not hold the whole tensor"
             )
 
     def assembled(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ import asyncio
 import mmap
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tandem_core.errors import OutOfSpace, TandemError
 from tandem_core.weights.layout import LoadedBox, LoadedTensor, LoadFile, join_rows
 from tandem_core.weights.manifest import Commit, ManifestPart
 from tandem_core.weights.merge import Manifest, RankFile, check_commit, merge_parts
-from tandem_core.weights.plan import EngineShape, FetchPlan, PlannedBox, joined_regions, plan_fetches, plan_ranges
+from tandem_core.weights.plan import FetchPlan, PlannedBox, plan_fetches, plan_ranges, whole_regions
 
 from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.transport import HttpTransport, TransferError, Transport, fetch_ranges, open_destination
@@ -54,19 +54,16 @@ async def receive_version(
     pod: str,
     shm_dir: Path,
     token: str,
-    engine_tensor_parallel: int,
     *,
-    engine_ranks: Collection[int] | None = None,
     timeout_seconds: float = 600.0,
     transport: Transport | None = None,
     files: MappedFiles | None = None,
 ) -> ReceivedVersion:
-    """Fetch what the engine of this pod needs of the committed version and this pod does not hold, and verify it all.
+    """Fetch what this pod does not hold of the committed version, and verify it all.
 
-    engine_ranks: the tensor-parallel ranks of the engine that run in this pod; left out: all of them, that is, the
-    whole model is needed. Checksums are of whole slices, so a slice of which only a part is needed is fetched and
-    verified whole. What is fetched goes to weights/received-<slot>.bin below shm_dir, the load file to
-    load-<slot>.json; slot is the version modulo 2, so the version before stays whole.
+    All ranks of an engine are in one pod, which therefore needs the whole model. What is fetched goes to
+    weights/received-<slot>.bin below shm_dir, the load file to load-<slot>.json; slot is the version modulo 2, so the
+    version before stays whole.
 
     files: kept from version to version, it saves mapping this pod's own files anew.
 
@@ -76,11 +73,8 @@ async def receive_version(
     """
     manifest = await asyncio.to_thread(merge_parts, parts)
     check_commit(manifest, commit)
-    ranks = range(engine_tensor_parallel) if engine_ranks is None else engine_ranks
-    regions = joined_regions(manifest, EngineShape(engine_tensor_parallel), ranks)
-    plan = await asyncio.to_thread(
-        plan_fetches, manifest, regions, pod, {file.rank: file.pod for file in manifest.ranks}
-    )
+    pods = {file.rank: file.pod for file in manifest.ranks}
+    plan = await asyncio.to_thread(plan_fetches, manifest, whole_regions(manifest), pod, pods)
     receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token), files or MappedFiles())
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -59,7 +59,6 @@ class ServiceSettings:
     pod: str
     release: ReleaseMode
     device: Literal["cpu", "gpu"]
-    engine_tensor_parallel: int
     shm_dir: Path
     token: str
 
@@ -205,7 +204,6 @@ class Service:
                 self._settings.pod,
                 self._settings.shm_dir,
                 self._settings.token,
-                self._settings.engine_tensor_parallel,
                 files=self._files,
             )
         self._measurements |= {

@@ -165,7 +165,7 @@ def receive_everywhere(parts: list[ManifestPart], receivers: list[WeightPod]) ->
     commit = build_commit(merge_parts(parts), token=1)
 
     async def receive() -> list[ReceivedVersion]:
-        return [await receive_version(parts, commit, pod.name, pod.shm_dir, TOKEN, 1) for pod in receivers]
+        return [await receive_version(parts, commit, pod.name, pod.shm_dir, TOKEN) for pod in receivers]
 
     return asyncio.run(receive())
 

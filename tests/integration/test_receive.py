@@ -100,9 +100,7 @@ def commit_of(parts: list[ManifestPart], tensors: Tensors) -> Commit:
 
 
 async def receive(pod: WeightPod, parts: list[ManifestPart], tensors: Tensors, token: str = TOKEN) -> ReceivedVersion:
-    return await receive_version(
-        parts, commit_of(parts, tensors), pod.name, pod.shm_dir, token, 1, timeout_seconds=30.0
-    )
+    return await receive_version(parts, commit_of(parts, tensors), pod.name, pod.shm_dir, token, timeout_seconds=30.0)
 
 
 def loaded(received: ReceivedVersion) -> dict[str, torch.Tensor]:
@@ -138,7 +136,7 @@ async def test_a_pod_without_a_trainer_fetches_every_byte_once_from_all_who_hold
     tensors = make_tensors(*"abcdefgh")
     parts = publish(two_pods, {rank: [(name, WHOLE) for name in tensors] for rank in range(2)}, tensors)
     outside = WeightPod("inference-0", two_pods[0].shm_dir.parent / "inference")
-    received = await receive_version(parts, commit_of(parts, tensors), outside.name, outside.shm_dir, TOKEN, 1)
+    received = await receive_version(parts, commit_of(parts, tensors), outside.name, outside.shm_dir, TOKEN)
     assert_loaded(received, tensors)
     assert received.local_bytes == 0
     assert sum(pod.served_bytes for pod in two_pods) == received.fetched_bytes == 8 * BOX_BYTES
@@ -162,18 +160,11 @@ async def test_three_versions_take_turns_in_two_slots(two_pods: list[WeightPod])
     assert results[0].load_file == results[2].load_file != results[1].load_file
 
 
-async def test_only_the_part_a_pod_of_a_larger_engine_needs_is_fetched(two_pods: list[WeightPod]) -> None:
-    name = "model.layers.0.mlp.up_proj.weight"
-    tensors = make_tensors(name)
-    parts = publish(two_pods, {0: [], 1: [(name, TOP)], 2: [], 3: [(name, BOTTOM)]}, tensors)
-    pod = two_pods[0]
-    received = await receive_version(
-        parts, commit_of(parts, tensors), pod.name, pod.shm_dir, TOKEN, 2, engine_ranks=[1]
-    )
-    assert received.fetched_bytes == BOX_BYTES // 2
-    found = loaded(received)[name]
-    np.testing.assert_array_equal(torch.empty(32, 96).copy_(found.narrow(0, 32, 32)).numpy(), tensors[name][32:])
-    with pytest.raises(IndexError, match="96 of the 3168 elements the model asks for were not fetched"):
+def test_a_part_of_a_tensor_is_put_together_only_if_all_of_it_is_there() -> None:
+    (tensor,) = make_tensors("lower").values()
+    found = BoxedTensor("lower", (64, 96), torch.float32, [((32, 0), torch.from_numpy(tensor[32:]))])
+    np.testing.assert_array_equal(torch.empty(32, 96).copy_(found.narrow(0, 32, 32)).numpy(), tensor[32:])
+    with pytest.raises(IndexError, match="96 of the 3168 elements the model asks for are not there"):
         torch.empty(33, 96).copy_(found.narrow(0, 31, 33))
 
 
@@ -264,7 +255,7 @@ async def test_a_pod_that_stalls_ends_the_reception_at_the_deadline(two_pods: li
         parts[1] = parts[1].model_copy(update={"url": url})
         with pytest.raises(TransferError, match="not received and verified within"):
             await receive_version(
-                parts, commit_of(parts, tensors), "pod-0", two_pods[0].shm_dir, TOKEN, 1, timeout_seconds=0.5
+                parts, commit_of(parts, tensors), "pod-0", two_pods[0].shm_dir, TOKEN, timeout_seconds=0.5
             )
 
 
@@ -290,7 +281,7 @@ async def test_another_publication_than_the_committed_one_is_refused(two_pods: l
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     commit = commit_of(parts, tensors).model_copy(update={"incarnation": "y"})
     with pytest.raises(ManifestError, match="was committed"):
-        await receive_version(parts, commit, "pod-0", two_pods[0].shm_dir, TOKEN, 1)
+        await receive_version(parts, commit, "pod-0", two_pods[0].shm_dir, TOKEN)
 
 
 async def test_a_missing_local_file_is_named(two_pods: list[WeightPod]) -> None:
@@ -321,4 +312,4 @@ async def test_a_full_shared_memory_is_told_with_what_is_needed(two_pods: list[W
     with pytest.raises(
         TandemError, match=rf"small/weights: no room.*{4 * BOX_BYTES} bytes needed, \d+ free.*sharedMemory"
     ):
-        await receive_version(parts, commit_of(parts, tensors), "inference-0", full_tmpfs, TOKEN, 1)
+        await receive_version(parts, commit_of(parts, tensors), "inference-0", full_tmpfs, TOKEN)

@@ -156,7 +156,7 @@ def update(engine: LLM, version: int, parts: list[ManifestPart]) -> None:
     commit = Commit(
         version=version, world_size=len(parts), incarnation="x", token=1, size_bytes=size_bytes, committed_at=0.0
     )
-    received = asyncio.run(receive_version(parts, commit, "pod-0", directory, "token", 1))
+    received = asyncio.run(receive_version(parts, commit, "pod-0", directory, "token"))
     load(engine, received.load_file)
 
 

@@ -86,7 +86,7 @@ async def test_prompts_wait_until_the_gate_opens(server: httpx.AsyncClient) -> N
     assert not waiting.done()
     assert (await server.post(RESUME_PATH)).status_code == 200
     assert (await waiting).json() == "reached"
-    assert (await server.post(PAUSE_PATH)).json()[0][0] == "pause"
+    assert (await server.post(PAUSE_PATH)).json()[0]["name"] == "pause"
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await server.post("/inference/v1/generate")
