@@ -94,9 +94,9 @@ async def measure(spec: RLJobSpec, model_dir: Path, endpoint: str, engine: BareE
             await engine.forget_prefixes()
             started = time.perf_counter()
             await rollouts.start(iteration)
-            await rollouts.finish(iteration)
+            await rollouts.finish(iteration, spec.deadlines.rollout)
             through.append(time.perf_counter() - started)
-            generated = (await rollouts.close(iteration))["generated_tokens"]
+            generated = (await rollouts.close(iteration, spec.iterations))["generated_tokens"]
             bodies = [request.body() for request in client.requests]
             await engine.forget_prefixes()
             started = time.perf_counter()

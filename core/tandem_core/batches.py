@@ -29,6 +29,8 @@ class TrainingBatch:
     """[N] total reward."""
     groups: npt.NDArray[np.int32]
     """[N] index of the prompt's group; sequences of a group stand together."""
+    iterations: int = 0
+    """spec.iterations when the batch was made, which the learning rate may depend on; 0: it is not known."""
 
     def __post_init__(self) -> None:
         """Raises ValueError if shapes do not fit together."""
@@ -42,12 +44,11 @@ class TrainingBatch:
 
     def encode(self) -> bytes:
         """The batch in the safetensors format."""
-        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)[1:]}
-        return save({"iteration": np.array([self.iteration], dtype=np.int64), **arrays})
+        return save({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The batch that `encode` wrote."""
         arrays = load(data)
-        iteration = int(arrays.pop("iteration")[0])
-        return cls(iteration=iteration, **arrays)
+        numbers = {name: int(arrays.pop(name)[0]) for name in ("iteration", "iterations") if name in arrays}
+        return cls(**numbers, **arrays)  # type: ignore[arg-type]

@@ -21,6 +21,12 @@ class Phase(StrEnum):
         return self in (Phase.DONE, Phase.FAILED)
 
 
+TO_TRAINING = (Phase.DRAINING,)
+"""The switch from inference to training."""
+TO_INFERENCE = (Phase.PUBLISHING, Phase.LOADING)
+"""The switch from training to inference."""
+
+
 def next_phase(phase: Phase, iteration: int, last_iteration: int) -> tuple[Phase, int]:
     """The phase after `phase` of `iteration`, and its iteration.
 

@@ -4,14 +4,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Member, Role
+from tandem_core.coordination.records import EngineState, Member, Role
 
 from tandem_rollout.answers import Answer, apply_generated, build_request
 from tandem_rollout.engine_client import EngineClient, EngineLost
+from tandem_rollout.engine_speed import SpeedMeter
 from tandem_rollout.routing import (
     Engine,
     choose_engine,
@@ -24,9 +25,13 @@ from tandem_rollout.routing import (
 log = structlog.get_logger()
 
 ALL_ENGINES = frozenset({Role.SIDECAR, Role.INFERENCE})
+HYBRID_ENGINES = frozenset({Role.SIDECAR})
 STANDALONE_ENGINES = frozenset({Role.INFERENCE})
 RETRY_SECONDS = 1.0
 """How long an engine that lost a request gets no other, unless it has started anew by then."""
+RETURN_SECONDS = 6.0
+"""How long requests of a member whose lease has run out are waited for: when only etcd was away, all leases run out at
+once, and members are back after a third of the lease's time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +41,10 @@ class _Flight:
     answers: list[Answer]
     engine: Engine
     iteration: int
+    sent_at: float = field(default_factory=time.monotonic)
     task: asyncio.Task[None] | None = None
+    doubtful: bool = False
+    """Whether its engine is being waited for."""
 
 
 class AnswerPool:
@@ -61,13 +69,29 @@ class AnswerPool:
         """Since the start of this process, evaluations apart."""
         self.standalone_tokens = 0
         """Those of them that standalone engines generated."""
+        self.draining: frozenset[str] = frozenset()
+        """The inference pods that get no requests."""
         self.first_request_at = 0.0
         """When the first request was sent since this was set to 0; Unix seconds."""
+        self.speed = SpeedMeter()
+        """Of the engines, evaluations apart."""
 
-    @property
-    def engines_serving(self) -> int:
-        """Engines that may get requests, whatever the phase."""
-        return sum(engine.version >= self._oldest_version for engine in self._engines(ALL_ENGINES).values())
+    def count_serving(self, roles: Collection[Role] = ALL_ENGINES) -> int:
+        """Engines of these roles that may get requests, whatever the phase."""
+        return sum(engine.version >= self._oldest_version for engine in self._engines(roles).values())
+
+    def count_answers(self) -> dict[str, int]:
+        """Answers on their way to each engine (role/pod); none for engines without."""
+        loads: dict[str, int] = {}
+        for flight in self._flights:
+            loads[flight.engine.name] = loads.get(flight.engine.name, 0) + len(flight.answers)
+        return loads
+
+    def drain(self, pods: Collection[str]) -> None:
+        """From now on these inference pods get no requests; their checkpoint engines hand back what they work on."""
+        self.draining = frozenset(pods)
+        self._give_up_lost()
+        self._wake.set()
 
     def submit(self, works: Sequence[list[Answer]]) -> None:
         """Add answers; those of one inner list share their tokens so far and are asked for in one request."""
@@ -136,16 +160,18 @@ class AnswerPool:
 
     def _engines(self, roles: Collection[Role]) -> dict[str, Engine]:
         engines = serving_engines(self._members.values, roles)
-        return {name: engine for name, engine in engines.items() if self._shunned.get(name) != engine.incarnation}
+        return {
+            name: engine
+            for name, engine in engines.items()
+            if self._shunned.get(name) != engine.incarnation and self._members.values[name].name not in self.draining
+        }
 
     def _plan_flights(self) -> list[_Flight]:
         flights: list[_Flight] = []
         if not self._ready:
             return flights
         engines = self._engines(ALL_ENGINES)
-        loads: dict[str, int] = {}
-        for flight in self._flights:
-            loads[flight.engine.name] = loads.get(flight.engine.name, 0) + len(flight.answers)
+        loads = self.count_answers()
         answers = sum(loads.values()) + sum(len(work) for work in self._ready)
         share = fair_share(self._members.values, self._served, self._roles, answers)
         waiting: deque[list[Answer]] = deque()
@@ -165,6 +191,8 @@ class AnswerPool:
             for answer in work:
                 answer.flying = True
             flights.append(_Flight(work, engine, work[0].iteration))
+            if work[0].trajectory.is_kept:
+                self.speed.note_full(engine.role, loads[engine.name])
         self._ready.extendleft(reversed(waiting))
         return flights
 
@@ -183,10 +211,13 @@ class AnswerPool:
         if flight not in self._flights:
             return  # given up meanwhile: its answers are on their way elsewhere
         self._flights.discard(flight)
+        seconds = time.monotonic() - flight.sent_at
         for answer, generated in zip(flight.answers, results, strict=True):
             made = len(generated.tokens) if answer.trajectory.is_kept else 0
             self.tokens_generated += made
             self.standalone_tokens += made if engine.role in STANDALONE_ENGINES else 0
+            if answer.trajectory.is_kept:
+                self.speed.note_answer(engine.role, made, seconds)
             answer.flying = False
             apply_generated(answer, generated, iteration=flight.iteration, engine=engine.name)
             if answer.settled:
@@ -197,12 +228,29 @@ class AnswerPool:
         self._wake.set()
 
     def _give_up_lost(self) -> None:
-        """Take back the requests of engines that are gone or have started anew."""
+        """Take back the requests of engines that have started anew, and after a while of those that are gone."""
         for flight in list(self._flights):
             member = self._members.values.get(flight.engine.name)
-            if member is None or flight.engine.incarnation != engine_incarnation(member):
-                log.warning("engine is gone, its requests go elsewhere", engine=flight.engine.name)
+            if member is not None and flight.engine.incarnation != engine_incarnation(member):
+                log.warning("engine has started anew, its requests go elsewhere", engine=flight.engine.name)
                 self._give_up(flight)
+            elif self._is_gone(flight) and not flight.doubtful:
+                flight.doubtful = True
+                asyncio.get_running_loop().call_later(RETURN_SECONDS, self._give_up_gone, flight)
+
+    def _give_up_gone(self, flight: _Flight) -> None:
+        flight.doubtful = False
+        if flight in self._flights and self._is_gone(flight):
+            log.warning("engine is gone, its requests go elsewhere", engine=flight.engine.name)
+            self._give_up(flight)
+
+    def _is_gone(self, flight: _Flight) -> bool:
+        """Whether the engine's lease has run out, or it drains and has handed back all that it knew of."""
+        member = self._members.values.get(flight.engine.name)
+        if member is None:
+            return True
+        serving = member.engine is not None and member.engine.state == EngineState.SERVING
+        return member.role == Role.INFERENCE and member.name in self.draining and not serving
 
     def _give_up(self, flight: _Flight) -> None:
         self._return(flight)

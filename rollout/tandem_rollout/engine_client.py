@@ -94,7 +94,8 @@ class EngineClient:
 
     def __init__(self, token: str, *, request_timeout_seconds: float) -> None:
         self._token = token
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_seconds, sock_connect=_CONNECT_TIMEOUT_SECONDS)
+        self.request_timeout_seconds = request_timeout_seconds
+        """Of each request from now on."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -102,7 +103,6 @@ class EngineClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             headers={"Authorization": f"Bearer {self._token}"},
-            timeout=self._timeout,
         )
         return self
 
@@ -121,8 +121,9 @@ class EngineClient:
         if self._session is None:
             raise RuntimeError("EngineClient is used outside its `async with` block")
         address = url + GENERATE_PATH
+        timeout = aiohttp.ClientTimeout(total=self.request_timeout_seconds, sock_connect=_CONNECT_TIMEOUT_SECONDS)
         try:
-            async with self._session.post(address, json=request.body()) as response:
+            async with self._session.post(address, json=request.body(), timeout=timeout) as response:
                 content = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:

@@ -29,15 +29,15 @@ class Evaluator:
         self._scorers = scorers
         self._pool = pool
 
-    async def evaluate(self, iteration: int) -> list[EvaluationSample] | None:
-        """One sample for each held-out prompt; None (and a warning) if spec.deadlines.rollout passes before."""
+    async def evaluate(self, iteration: int, deadline_seconds: float) -> list[EvaluationSample] | None:
+        """One sample for each held-out prompt; None (and a warning) if the deadline passes before."""
         trajectories = [
             # Never saved: ids below 0 belong to no answer of the replay buffer.
             Trajectory(id=-1 - place, prompt_id=prompt.id, group_id=-1 - place, index=0)
             for place, prompt in enumerate(self._prompts)
         ]
         try:
-            async with asyncio.timeout(self._spec.deadlines.rollout):
+            async with asyncio.timeout(deadline_seconds):
                 await self._generate(trajectories, iteration)
         except TimeoutError:
             log.warning("no evaluation: the engines did not answer in time", iteration=iteration)

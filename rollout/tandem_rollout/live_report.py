@@ -4,27 +4,31 @@ import asyncio
 import time
 from typing import Any
 
-from tandem_core.coordination.records import Load
+from tandem_core.coordination.records import Load, Role
 from tandem_core.job import RLJobSpec
 from tandem_core.phases import Phase
 
+from tandem_rollout.answer_pool import HYBRID_ENGINES, STANDALONE_ENGINES, AnswerPool
+from tandem_rollout.engine_speed import expected_length
 from tandem_rollout.expected_members import list_names
 from tandem_rollout.phase_driver import PhaseDriver
 from tandem_rollout.rollout_phase import Rollouts
-from tandem_rollout.summary import estimate_throughput
 
 REPORT_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
 """How long a phase may last before it is said whom it waits for."""
+FRESH_SECONDS = 5.0
+"""How old the load in etcd becomes in a rollout phase in which nothing changes."""
 
 
 class LiveReporter:
     """Writes what changed, at most every REPORT_SECONDS; `run` is its task."""
 
-    def __init__(self, spec: RLJobSpec, driver: PhaseDriver, rollouts: Rollouts) -> None:
+    def __init__(self, spec: RLJobSpec, driver: PhaseDriver, rollouts: Rollouts, pool: AnswerPool) -> None:
         self._spec = spec
         self._driver = driver
         self._rollouts = rollouts
+        self._pool = pool
         self._load: Load | None = None
 
     async def run(self) -> None:
@@ -52,24 +56,25 @@ class LiveReporter:
 
     def _observe_load(self, phase: Phase) -> Load | None:
         """None: nothing new."""
-        engines = self._rollouts.engines_serving
-        tokens, seconds = self._rollouts.progress
-        throughput = estimate_throughput(
-            self._driver.summary,
-            engines=engines,
-            tokens=tokens,
-            seconds=seconds,
-            max_tokens=self._spec.rollout.max_tokens,
-        )
-        rollout = phase == Phase.ROLLOUT
+        in_rollout = phase == Phase.ROLLOUT
+        rollouts, pool = self._rollouts, self._pool
+        finished = rollouts.finished_lengths
+        length = expected_length(self._driver.summary.response_tokens, finished, len(finished) + rollouts.unfinished)
+        outstanding = rollouts.outstanding_tokens(length or self._spec.rollout.max_tokens) if in_rollout else 0.0
+        answers = pool.count_answers()
         load = Load(
-            outstanding_tokens=self._rollouts.outstanding_tokens(throughput.expected_length) if rollout else 0.0,
-            tokens_per_second_per_engine=round(throughput.tokens_per_second_per_engine, 3),
-            engines_serving=engines,
+            phase=phase,
+            outstanding_tokens=outstanding,
+            phase_tokens=rollouts.progress[0] + outstanding if in_rollout and length else 0.0,
+            hybrid=pool.speed.speed(Role.SIDECAR, pool.count_serving(HYBRID_ENGINES)),
+            inference=pool.speed.speed(Role.INFERENCE, pool.count_serving(STANDALONE_ENGINES)),
+            draining={pod: answers.get(f"{Role.INFERENCE}/{pod}", 0) for pod in pool.draining},
             measured_at=time.time(),
         )
-        same = self._load is not None and load == self._load.model_copy(update={"measured_at": load.measured_at})
-        if same or not rollout:
-            return None
+        before = self._load
+        if before is not None and load.model_copy(update={"measured_at": before.measured_at}) == before:
+            fresh = load.measured_at - before.measured_at < FRESH_SECONDS
+            if fresh or not in_rollout:
+                return None
         self._load = load
         return load

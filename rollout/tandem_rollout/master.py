@@ -14,11 +14,11 @@ from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.leadership import Leadership, LeadershipLost
 from tandem_core.coordination.membership import Membership, new_member
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Member, PhaseRecord, Role, Summary
+from tandem_core.coordination.records import Control, Member, PhaseRecord, Role, Summary
 from tandem_core.coordination.store import Store
 from tandem_core.environment import MASTER_PORT, PodEnvironment
 from tandem_core.errors import TandemError
-from tandem_core.job import RLJob
+from tandem_core.job import RLJob, RLJobSpec
 from tandem_core.model_files import prepare_model
 from tandem_core.phases import Phase
 
@@ -30,6 +30,7 @@ from tandem_rollout.evaluation import Evaluator
 from tandem_rollout.history_writer import HistoryWriter
 from tandem_rollout.live_report import LiveReporter
 from tandem_rollout.phase_driver import PASSING_ERRORS, PhaseDriver, ending_error
+from tandem_rollout.phase_plan import live_spec
 from tandem_rollout.prompts import PromptSet, load_prompts
 from tandem_rollout.rewards.scoring import Scoring
 from tandem_rollout.rollout_phase import Rollouts
@@ -98,19 +99,21 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         member = new_member(Role.MASTER, pod.pod_name, pod.pod_name, url=f"http://{pod.pod_ip}:{MASTER_PORT}")
         await stack.enter_async_context(Membership(store, keys, member))
         members = await stack.enter_async_context(Mirror(store, keys.members, Member))
-        timeout = ROUNDS_IN_A_REQUEST * job.spec.deadlines.rollout
+        control = await stack.enter_async_context(Mirror(store, keys.control, Control))
+        timeout = _request_timeout(job.spec, control)
         client = await stack.enter_async_context(EngineClient(presence.token, request_timeout_seconds=timeout))
         pool = AnswerPool(client, members)
         rollouts = Rollouts(job.spec, inputs.prompts, inputs.tokenizer, scoring, buffer, pool)
         evaluator = Evaluator(job.spec, inputs.prompts, inputs.tokenizer, scoring, pool)
         history = HistoryWriter(buffer)
         driver = PhaseDriver(
-            job, keys, store, leadership, members, buffer, rollouts, evaluator, history, pod=pod.pod_name
+            job, keys, store, leadership, members, control, buffer, rollouts, evaluator, history, pod=pod.pod_name
         )
         presence.observe_summary = lambda: driver.summary
         presence.observe_tokens = lambda: pool.tokens_generated
-        reporter = LiveReporter(job.spec, driver, rollouts)
-        work = (pool.run(), rollouts.run(), history.run(), reporter.run(), _watch_leadership(leadership))
+        reporter = LiveReporter(job.spec, driver, rollouts, pool)
+        following = _follow_control(job.spec, control, client, pool)
+        work = (pool.run(), rollouts.run(), history.run(), reporter.run(), following, _watch_leadership(leadership))
         try:
             return await _run_together(driver, work)
         finally:
@@ -131,6 +134,18 @@ async def _run_together(driver: PhaseDriver, work: Sequence[Coroutine[Any, Any, 
     except ExceptionGroup as errors:
         reason = str(ending_error(errors))
     return await driver.fail(reason)
+
+
+async def _follow_control(spec: RLJobSpec, control: Mirror[Control], client: EngineClient, pool: AnswerPool) -> None:
+    """Do at once what need not wait for the next phase."""
+    while True:
+        client.request_timeout_seconds = _request_timeout(spec, control)
+        pool.drain(control.value.draining if control.value is not None else ())
+        await control.next_change()
+
+
+def _request_timeout(spec: RLJobSpec, control: Mirror[Control]) -> float:
+    return ROUNDS_IN_A_REQUEST * live_spec(spec, control.value).deadlines.rollout
 
 
 async def _watch_leadership(leadership: Leadership) -> None:

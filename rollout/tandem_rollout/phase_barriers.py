@@ -31,7 +31,9 @@ class PhaseBarriers:
     """All waits have the spec's deadlines, and their errors name who is missing; an async context manager."""
 
     def __init__(self, job: RLJob, store: Store, keys: JobKeys, members: Mirror[Member]) -> None:
-        self._job, self._spec = job, job.spec
+        self._job = job
+        self.spec = job.spec
+        """As it is now; the driver brings it up to date."""
         self._keys = keys
         self._members = members
         self._trainers = trainer_names(job)
@@ -60,7 +62,7 @@ class PhaseBarriers:
 
     async def wait_for_members(self) -> None:
         """Return when all ranks and sidecars are registered. Raises BarrierTimeout."""
-        timeout = self._spec.deadlines.startup
+        timeout = self.spec.deadlines.startup
         try:
             await self._members.wait_for(lambda members: not missing_members(self._job, members), timeout)
         except TimeoutError:
@@ -76,7 +78,7 @@ class PhaseBarriers:
         """The acknowledgements of all ranks, by rank. Raises AckError or BarrierTimeout."""
         with self._waits_for(phase, iteration, self._trainers) as below:
             try:
-                acks = await wait_for_acks(self._acks, self._trainers, phase_deadline(self._spec, phase), below=below)
+                acks = await wait_for_acks(self._acks, self._trainers, phase_deadline(self.spec, phase), below=below)
             except BarrierTimeout as error:
                 raise self._late(phase, error.missing) from None
         return [acks[name] for name in self._trainers]
@@ -91,7 +93,7 @@ class PhaseBarriers:
         with self._waits_for(Phase.DRAINING, iteration, expected) as below:
             with contextlib.suppress(TimeoutError):
                 await self._acks.wait_for(
-                    lambda acks: all_answered(acks, expected, below), phase_deadline(self._spec, Phase.DRAINING)
+                    lambda acks: all_answered(acks, expected, below), phase_deadline(self.spec, Phase.DRAINING)
                 )
             try:
                 return list((await wait_for_acks(self._acks, expected, 0.0, below=below)).values())
@@ -115,7 +117,7 @@ class PhaseBarriers:
 
         with self._waits_for(Phase.LOADING, version, self._sidecars) as below:
             try:
-                await self._acks.wait_for(settled, phase_deadline(self._spec, Phase.LOADING))
+                await self._acks.wait_for(settled, phase_deadline(self.spec, Phase.LOADING))
             except TimeoutError:
                 log.warning("going on without engines that have not loaded", version=version, missing=self.missing)
         keys = [below + name for name in self._sidecars]
@@ -129,7 +131,7 @@ class PhaseBarriers:
         return loaded
 
     def _late(self, phase: Phase, missing: tuple[str, ...]) -> BarrierTimeout:
-        deadline = phase_deadline(self._spec, phase)
+        deadline = phase_deadline(self.spec, phase)
         told = list_problems(self._members.values.values()) or "Look at their logs"
         return BarrierTimeout(
             f"{len(missing)} members did not answer within {deadline:g} s of {phase} (spec.deadlines.{phase.lower()}): "

@@ -18,11 +18,11 @@ from tandem_core.phases import Phase, next_phase
 from tandem_rollout.expected_members import list_problems
 from tandem_rollout.history_writer import HistoryWriter
 from tandem_rollout.phase_barriers import PhaseBarriers
-from tandem_rollout.phase_plan import phase_version, plan_start
+from tandem_rollout.phase_plan import live_spec, phase_version, plan_start
 from tandem_rollout.phase_steps import Evaluation, Outcome, PhaseSteps, RolloutSteps
 from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
-from tandem_rollout.summary import add_phases, at_phase, restore_summary
+from tandem_rollout.summary import add_phases, add_switches, at_phase, restore_summary
 
 log = structlog.get_logger()
 
@@ -43,6 +43,7 @@ class PhaseDriver:
         store: Store,
         leadership: Leadership,
         members: Mirror[Member],
+        control: Mirror[Control],
         buffer: ReplayBuffer,
         rollouts: RolloutSteps,
         evaluation: Evaluation,
@@ -51,6 +52,7 @@ class PhaseDriver:
     ) -> None:
         self._job, self._spec = job, job.spec
         self._keys, self._store, self._leadership, self._members = keys, store, leadership, members
+        self._control = control
         self._buffer, self._history = buffer, history
         self._barriers = PhaseBarriers(job, store, keys, members)
         self._steps = PhaseSteps(
@@ -85,18 +87,18 @@ class PhaseDriver:
         return await self.fail(reason)
 
     async def _drive(self) -> PhaseRecord:
-        async with self._barriers, Mirror(self._store, self._keys.control, Control) as control:
-            record = await self._begin(control)
+        async with self._barriers:
+            record = await self._begin()
             while record.phase != Phase.FAILED:
                 outcome = await self._steps.carry_out(record)
                 if record.phase == Phase.DONE:
                     break
                 following = next_phase(record.phase, record.iteration, self._spec.iterations)
-                reason = ""
-                if record.phase == Phase.LOADING and control.value is not None and control.value.stop:
+                control, reason = self._control.value, ""
+                if following[0] == Phase.ROLLOUT and control is not None and control.stop:
                     following = Phase.DONE, record.iteration
-                    reason = f"stopped: {control.value.reason}" if control.value.reason else "stopped"
-                before, record = record, await self._turn(*following, outcome, reason=reason)
+                    reason = f"stopped: {control.reason}" if control.reason else "stopped"
+                before, record = record, await self._turn(*following, outcome, reason=reason, stopped=bool(reason))
                 if before.phase == Phase.LOADING:
                     seconds, self._phase_seconds = self._phase_seconds, {}
                     await self._history.end_iteration(before.iteration, seconds)
@@ -118,12 +120,13 @@ class PhaseDriver:
         iteration = self.record.iteration if self.record is not None else 0
         return await self._turn(Phase.FAILED, iteration, Outcome(), reason=reason)
 
-    async def _begin(self, control: Mirror[Control]) -> PhaseRecord:
+    async def _begin(self) -> PhaseRecord:
+        self._take_up_changes()
         record = await self._store.get(self._keys.phase, PhaseRecord)
         evaluations = await self._buffer.evaluations()
         self.summary = restore_summary(await self._buffer.iterations(), evaluations, self._spec.iterations)
         recorded = await self._steps.load(evaluations)
-        stopping = control.value is not None and control.value.stop
+        stopping = self._control.value is not None and self._control.value.stop
         start = plan_start(record, recorded, self._spec, stopping=stopping)
         log.info("the master begins", phase=start.phase, iteration=start.iteration, recorded=recorded)
         self.record = record
@@ -132,14 +135,21 @@ class PhaseDriver:
         void = [self._keys.acks(start.iteration), self._keys.acks(start.iteration + 1)] if start.repeated else []
         return await self._turn(start.phase, start.iteration, Outcome(delete_prefixes=void))
 
-    async def _turn(self, phase: Phase, iteration: int, outcome: Outcome, *, reason: str = "") -> PhaseRecord:
+    def _take_up_changes(self) -> None:
+        """The phase that begins is carried out by the specification as it is now."""
+        self._spec = self._steps.spec = self._barriers.spec = live_spec(self._job.spec, self._control.value)
+
+    async def _turn(
+        self, phase: Phase, iteration: int, outcome: Outcome, *, reason: str = "", stopped: bool = False
+    ) -> PhaseRecord:
         """Make `phase` the job's phase, in one transaction with all that belongs to it."""
         now = time.time()
         if self.record is not None and self.record.token == self._leadership.token:
             seconds = max(0.0, now - self.record.started_at - outcome.seconds_aside)
             name = self.record.phase
             self._phase_seconds[name] = self._phase_seconds.get(name, 0.0) + seconds
-            self.summary = add_phases(outcome.summarise(self.summary), {name: seconds})
+            summary = add_phases(outcome.summarise(self.summary), {name: seconds})
+            self.summary = add_switches(summary, name, self._phase_seconds)
         record = PhaseRecord(
             iteration=iteration,
             phase=phase,
@@ -147,8 +157,10 @@ class PhaseDriver:
             token=self._leadership.token,
             started_at=now,
             reason=reason,
+            stopped=stopped,
         )
-        self.summary = at_phase(self.summary, record, self.problems)
+        self._take_up_changes()
+        self.summary = at_phase(self.summary, record, self._spec.iterations, self.problems)
         puts = {**outcome.puts, self._keys.phase: record, self._keys.summary: self.summary}
         async with self._writing:
             await self._leadership.write(puts, delete_prefixes=outcome.delete_prefixes)

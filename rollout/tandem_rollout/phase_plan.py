@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tandem_core.coordination.records import PhaseRecord
+from tandem_core.coordination.records import Control, PhaseRecord
 from tandem_core.job import RLJobSpec
 from tandem_core.phases import Phase
 
@@ -38,7 +38,7 @@ def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, 
     if record is None:
         return StartingPoint(Phase.WARMUP, recorded.last_recorded)
     phase, iteration = record.phase, record.iteration
-    if phase == Phase.DONE and iteration < spec.iterations and not stopping:
+    if phase == Phase.DONE and record.stopped and not stopping:
         return StartingPoint(Phase.WARMUP, recorded.last_recorded, repeated=True)
     without_batch = phase in (Phase.DRAINING, Phase.TRAINING) and recorded.last_recorded < iteration
     enough = spec.rollout.complete_prompts or spec.rollout.prompts
@@ -46,6 +46,12 @@ def plan_start(record: PhaseRecord | None, recorded: Recorded, spec: RLJobSpec, 
     if without_batch and not can_build:
         return StartingPoint(Phase.LOADING, iteration - 1, repeated=True)
     return StartingPoint(phase, iteration)
+
+
+def live_spec(spec: RLJobSpec, control: Control | None) -> RLJobSpec:
+    """`spec`, with what `control` says has changed since the job began."""
+    wanted = {} if control is None else {"iterations": control.iterations, "deadlines": control.deadlines}
+    return spec.model_copy(update={name: value for name, value in wanted.items() if value is not None})
 
 
 def phase_version(phase: Phase, iteration: int, committed: int) -> int:
@@ -58,7 +64,7 @@ def evaluation_due(spec: RLJobSpec, iteration: int, evaluated: frozenset[int]) -
     if iteration in evaluated:
         return False
     every = spec.evaluation.every
-    return iteration in (0, spec.iterations) or (every > 0 and iteration % every == 0)
+    return iteration == 0 or iteration >= spec.iterations or (every > 0 and iteration % every == 0)
 
 
 def phase_deadline(spec: RLJobSpec, phase: Phase) -> float:

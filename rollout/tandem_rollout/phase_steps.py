@@ -46,17 +46,17 @@ class RolloutSteps(Protocol):
 
     async def prepare(self, iteration: int) -> None: ...
 
-    async def finish(self, iteration: int) -> None: ...
+    async def finish(self, iteration: int, deadline_seconds: float) -> None: ...
 
     async def recall(self, grace_seconds: float) -> None: ...
 
-    async def close(self, iteration: int) -> dict[str, float]: ...
+    async def close(self, iteration: int, last_iteration: int) -> dict[str, float]: ...
 
 
 class Evaluation(Protocol):
     """See evaluation.Evaluator."""
 
-    async def evaluate(self, iteration: int) -> list[EvaluationSample] | None: ...
+    async def evaluate(self, iteration: int, deadline_seconds: float) -> list[EvaluationSample] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,11 @@ class PhaseSteps:
         history: HistoryWriter,
         pod: str,
     ) -> None:
-        self._spec, self._keys, self._store, self._members, self._barriers = spec, keys, store, members, barriers
+        self._keys, self._store, self._members, self._barriers = keys, store, members, barriers
         self._buffer, self._rollouts, self._evaluation, self._history = buffer, rollouts, evaluation, history
         self._pod = pod
+        self.spec = spec
+        """As it is now; the driver brings it up to date."""
         self.committed = -1
         """The newest committed version."""
         self._evaluated: frozenset[int] = frozenset()
@@ -145,7 +147,7 @@ class PhaseSteps:
         if iteration <= self._last_recorded:
             return  # resumed: the batch was recorded before
         await self._rollouts.start(iteration)
-        await self._rollouts.finish(iteration)
+        await self._rollouts.finish(iteration, phase_deadline(self.spec, Phase.ROLLOUT))
         ended_at = time.time()
         started_at = self._rollouts.first_request_at or ended_at
         self._note_own(Activity(name="rollout", started_at=started_at, ended_at=ended_at))
@@ -156,7 +158,7 @@ class PhaseSteps:
             await self._barriers.wait_for_drained(iteration)
             return Outcome()
         async with asyncio.TaskGroup() as tasks:
-            closing = tasks.create_task(self._rollouts.close(iteration))
+            closing = tasks.create_task(self._rollouts.close(iteration, self.spec.iterations))
             acks = await self._barriers.wait_for_drained(iteration)
             await self._rollouts.recall(RECALL_SECONDS)
         self._history.note_activities(acks, self._members.values)
@@ -167,7 +169,7 @@ class PhaseSteps:
 
     async def _train(self, iteration: int) -> Outcome:
         async with asyncio.TaskGroup() as tasks:
-            if self._last_recorded <= iteration:
+            if self._last_recorded <= iteration < self.spec.iterations:
                 tasks.create_task(self._rollouts.prepare(iteration + 1))
             acks = await self._wait_for_trainers(Phase.TRAINING, iteration)
         self._trained_metrics = metrics = dict(acks[0].measurements)
@@ -183,7 +185,7 @@ class PhaseSteps:
                 tasks.create_task(self._buffer.mark_trained(version, self._trained_metrics))
             await self._wait_for_trainers(Phase.PUBLISHING, version)
         self._last_trained = max(version, self._last_trained)
-        deadline = phase_deadline(self._spec, Phase.PUBLISHING)
+        deadline = phase_deadline(self.spec, Phase.PUBLISHING)
         manifest = await observe_manifest(self._store, self._keys, version, deadline)
         commit = build_commit(manifest, token)
         self._note_commit(version)
@@ -192,9 +194,9 @@ class PhaseSteps:
 
     async def _load(self, version: int) -> Outcome:
         """Engines take the version. The next rollouts begin at once: each engine gets answers as soon as it serves."""
-        due = evaluation_due(self._spec, version, self._evaluated)
+        due = evaluation_due(self.spec, version, self._evaluated)
         async with asyncio.TaskGroup() as tasks:
-            if not due and self._last_recorded <= version < self._spec.iterations:
+            if not due and self._last_recorded <= version < self.spec.iterations:
                 tasks.create_task(self._rollouts.start(version + 1))
             acks = await self._barriers.wait_for_loaded(version)
         self._history.note_activities(acks, self._members.values)
@@ -202,7 +204,7 @@ class PhaseSteps:
 
     async def _evaluate(self, version: int) -> Outcome:
         started_at = time.time()
-        samples = await self._evaluation.evaluate(version)
+        samples = await self._evaluation.evaluate(version, phase_deadline(self.spec, Phase.ROLLOUT))
         if samples is None:
             return Outcome()
         await self._buffer.record_evaluation(version, version, samples)

@@ -1,15 +1,15 @@
 """One iteration's rollouts: what is carried over first, then new groups, until the phase has enough."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
 import structlog
-from tandem_core.coordination.records import Role
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJobSpec
 
-from tandem_rollout.answer_pool import ALL_ENGINES, STANDALONE_ENGINES, AnswerPool
+from tandem_rollout.answer_pool import ALL_ENGINES, HYBRID_ENGINES, STANDALONE_ENGINES, AnswerPool
 from tandem_rollout.answers import Answer, build_sampling, build_works, outstanding_tokens
 from tandem_rollout.batch import build_batch
 from tandem_rollout.group_scoring import GroupScorer
@@ -23,8 +23,6 @@ from tandem_rollout.tokenization import Tokenizer
 from tandem_rollout.trajectory import Group, ScoredGroup, TrajectoryState
 
 log = structlog.get_logger()
-
-SIDECARS = frozenset({Role.SIDECAR})
 
 
 class NoEngine(TandemError):
@@ -68,7 +66,7 @@ class Rollouts:
     @property
     def engines_serving(self) -> int:
         """Engines that may get answers, whatever the phase."""
-        return self._pool.engines_serving
+        return self._pool.count_serving()
 
     @property
     def complete_groups(self) -> int:
@@ -86,6 +84,18 @@ class Rollouts:
     def first_request_at(self) -> float:
         """When the iteration's rollouts really began, which is before their phase; Unix seconds. 0: not yet."""
         return self._pool.first_request_at
+
+    @property
+    def finished_lengths(self) -> list[int]:
+        """Tokens of each answer that is finished and in no batch yet, those apart that are being scored."""
+        scored = [sample.trajectory for group in self._scored.values() for sample in group.samples]
+        others = [each for group in self._groups.values() for each in group.trajectories]
+        return [each.length for each in (*scored, *others) if each.state != TrajectoryState.UNFINISHED]
+
+    @property
+    def unfinished(self) -> int:
+        """Answers that are not finished."""
+        return len(self._answers)
 
     def outstanding_tokens(self, expected_length: float) -> float:
         """Tokens still to be generated in this iteration; see answers.outstanding_tokens."""
@@ -119,6 +129,7 @@ class Rollouts:
             return
         self._iteration, self._started_at = iteration, time.monotonic()
         self._pool.first_request_at = 0.0
+        self._pool.speed.begin()
         self._tokens_before = self._pool.tokens_generated
         self._renew(iteration)
         self._pool.use_engines(ALL_ENGINES)
@@ -127,21 +138,21 @@ class Rollouts:
     async def prepare(self, iteration: int) -> None:
         """Draw the iteration's new groups. Before `start`, standalone engines may begin with them: while others train.
 
-        Again, or after the last iteration: does nothing.
+        Again: does nothing.
         """
         wanted = self._spec.rollout.prompts - len(self._groups) - self.complete_groups
-        if wanted > 0 and iteration <= self._spec.iterations:
+        if wanted > 0:
             await self._draw(iteration, wanted)
 
-    async def finish(self, iteration: int) -> None:
+    async def finish(self, iteration: int, deadline_seconds: float) -> None:
         """Return when the phase has enough: all answers are settled, or rollout.completePrompts groups are complete, or
         the deadline is over. As long as fewer than algorithm.updatesPerIteration groups are complete, another round
         follows.
 
-        Raises NoEngine if no engine served during a whole deadline.
+        Each round has `deadline_seconds`. Raises NoEngine if no engine served during all of one.
         """
         rounds = 1
-        while not await self._finish_round():
+        while not await self._finish_round(deadline_seconds):
             log.info("too few groups are complete, another round of rollouts follows", complete=self.complete_groups)
             rounds += 1
             self._renew(iteration, rounds)
@@ -149,18 +160,18 @@ class Rollouts:
 
     async def recall(self, grace_seconds: float) -> None:
         """Take back requests that drained engines did not give back within `grace_seconds`."""
-        await self._pool.recall(SIDECARS, grace_seconds)
+        await self._pool.recall(HYBRID_ENGINES, grace_seconds)
 
-    async def close(self, iteration: int) -> dict[str, float]:
+    async def close(self, iteration: int, last_iteration: int) -> dict[str, float]:
         """Wait for what drained engines give back, save it, and record the batch. Returns the iteration's metrics."""
         self._pool.use_engines(STANDALONE_ENGINES)
-        await self._pool.wait_landed(SIDECARS)
+        await self._pool.wait_landed(HYBRID_ENGINES)
         tokens, seconds = self.progress
         all_tokens, standalone_tokens = self._count_since_close()
         self._started_at = 0.0
         await self._scorer.wait_settled()
         groups = sorted(self._scored.values(), key=lambda group: group.id)
-        encoded, metrics = await asyncio.to_thread(self._build, iteration, groups)
+        encoded, metrics = await asyncio.to_thread(self._build, iteration, last_iteration, groups)
         for answer in self._answers.values():
             self._saver.note_progress(answer.trajectory)  # those that were aborted have grown
         await self._saver.flush()
@@ -182,16 +193,19 @@ class Rollouts:
         self._tokens_at_close, self._standalone_at_close = self._pool.tokens_generated, self._pool.standalone_tokens
         return self._tokens_at_close - before[0], self._standalone_at_close - before[1]
 
-    def _build(self, iteration: int, groups: Sequence[ScoredGroup]) -> tuple[bytes, dict[str, float]]:
+    def _build(
+        self, iteration: int, last_iteration: int, groups: Sequence[ScoredGroup]
+    ) -> tuple[bytes, dict[str, float]]:
         batch = build_batch(self._spec, iteration, groups, self._prompts.by_id)
+        batch = dataclasses.replace(batch, iterations=last_iteration)
         return batch.encode(), measure_groups(groups, batch)
 
-    async def _finish_round(self) -> bool:
+    async def _finish_round(self, deadline_seconds: float) -> bool:
         """Wait for the end of a round; whether there is enough to train on."""
         needed = self._spec.rollout.complete_prompts or self._spec.rollout.prompts
         served = False
         try:
-            async with asyncio.timeout(self._spec.deadlines.rollout):
+            async with asyncio.timeout(deadline_seconds):
                 while self.complete_groups < needed and not all(a.settled for a in self._answers.values()):
                     served = served or self.engines_serving > 0
                     self._changed.clear()
@@ -201,7 +215,7 @@ class Rollouts:
             if not (served or self.engines_serving or self.complete_groups):
                 raise NoEngine(
                     f"no engine served version {self._version} (or at most "
-                    f"{self._spec.elastic.max_staleness} older) during the {self._spec.deadlines.rollout:g} s of "
+                    f"{self._spec.elastic.max_staleness} older) during the {deadline_seconds:g} s of "
                     "spec.deadlines.rollout: look at the logs of the inference containers"
                 ) from None
         return self.complete_groups >= self._spec.algorithm.updates_per_iteration

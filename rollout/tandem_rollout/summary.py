@@ -1,11 +1,10 @@
 """What is told about the job: its Summary and Load records. Pure functions."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
 from tandem_core.coordination.records import PhaseRecord, Summary
-from tandem_core.phases import Phase
+from tandem_core.phases import TO_INFERENCE, TO_TRAINING, Phase
 
 from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
 
@@ -21,7 +20,9 @@ def restore_summary(
         summary = add_batch(summary, record.metrics)
         summary = add_training(summary, record.metrics)
         seconds = {Phase(name): value for name, value in record.phase_seconds.items() if name in set(Phase)}
-        summary = add_phases(summary, seconds)
+        summary = add_phases(summary, seconds).model_copy(update={"iteration": record.iteration})
+        for phase in seconds:
+            summary = add_switches(summary, phase, record.phase_seconds)
     for evaluation in evaluations:
         summary = add_evaluation(summary, evaluation.iteration, evaluation.accuracy)
     return summary
@@ -66,40 +67,35 @@ def add_phases(summary: Summary, seconds: Mapping[Phase, float]) -> Summary:
     return summary.model_copy(update={"phase_seconds": total})
 
 
+def add_switches(summary: Summary, phase: Phase, seconds: Mapping[str, float]) -> Summary:
+    """With what the switch took that `phase` ended: `seconds` are those of the iteration's phases.
+
+    The warm-up's, in which engines start, is none.
+    """
+    costs = {"infer_to_train_seconds": TO_TRAINING, "train_to_infer_seconds": TO_INFERENCE}
+    changes = {
+        name: sum(seconds[each] for each in switch)
+        for name, switch in costs.items()
+        if phase == switch[-1] and summary.iteration > 0 and all(each in seconds for each in switch)
+    }
+    return summary.model_copy(update=changes)
+
+
 def add_evaluation(summary: Summary, iteration: int, accuracy: float) -> Summary:
     """With an evaluation of version `iteration`."""
     before = accuracy if iteration == 0 else summary.accuracy_before
     return summary.model_copy(update={"accuracy": accuracy, "accuracy_before": before})
 
 
-def at_phase(summary: Summary, record: PhaseRecord, message: str = "") -> Summary:
+def at_phase(summary: Summary, record: PhaseRecord, last_iteration: int, message: str = "") -> Summary:
     """As it is when `record` becomes the phase."""
     return summary.model_copy(
         update={
             "phase": record.phase,
             "iteration": record.iteration,
+            "iterations": last_iteration,
             "version": record.version,
             "message": record.reason or message,
             "updated_at": time.time(),
         }
     )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Throughput:
-    """How fast engines were, for the autoscaler."""
-
-    tokens_per_second_per_engine: float
-    expected_length: float
-    """Mean tokens of an answer."""
-
-
-def estimate_throughput(
-    summary: Summary, *, engines: int, tokens: int, seconds: float, max_tokens: int, least_seconds: float = 5.0
-) -> Throughput:
-    """From the running rollout phase once it has told enough, else from the last one; 0 where nothing is known."""
-    if tokens and seconds >= least_seconds and engines:
-        rate = tokens / seconds / engines
-    else:
-        rate = (summary.tokens_per_second or 0.0) / max(1, engines)
-    return Throughput(rate, summary.response_tokens or float(max_tokens))

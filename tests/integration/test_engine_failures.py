@@ -191,7 +191,7 @@ async def test_an_engine_too_far_behind_loses_what_it_works_on(store: Store, key
         bench.pool.require_version(1)
         await bench.until(lambda: len(bench.settled) == 2)
         assert (len(old.requests), len(new.requests)) == (1, 1)
-        assert bench.pool.engines_serving == 1
+        assert bench.pool.count_serving() == 1
     assert [answer.trajectory.versions.tolist() for answer in answers] == [[1] * 8] * 2
 
 
@@ -200,7 +200,7 @@ async def test_an_answer_waits_for_the_version_it_is_for(store: Store, keys: Job
     async with ScriptedEngine() as old, ScriptedEngine() as new, start_pool(store, keys) as bench:
         await bench.add(old, "a", role=Role.INFERENCE)
         bench.submit(groups=1, iteration=2)
-        await bench.until(lambda: bench.pool.engines_serving == 1)
+        await bench.until(lambda: bench.pool.count_serving() == 1)
         await bench.add(new, "b", version=1)
         await bench.until(lambda: len(bench.settled) == 2)
         assert (len(old.requests), len(new.requests)) == (0, 1)
@@ -211,11 +211,11 @@ async def test_engines_share_what_there_is(store: Store, keys: JobKeys) -> None:
     async with ScriptedEngine(held=True) as first, ScriptedEngine() as second, start_pool(store, keys) as bench:
         await bench.add(first, "a", capacity=99)
         membership = await bench.add(second, "b", role=Role.INFERENCE, capacity=99)
-        await bench.until(lambda: bench.pool.engines_serving == 2)
+        await bench.until(lambda: bench.pool.count_serving() == 2)
         status = membership.member.engine
         assert status is not None
         await membership.update(engine=status.model_copy(update={"state": EngineState.IDLE}))
-        await bench.until(lambda: bench.pool.engines_serving == 1)
+        await bench.until(lambda: bench.pool.count_serving() == 1)
         bench.submit(groups=8)
         await first.wait_for_requests(4)
         await membership.update(engine=status)

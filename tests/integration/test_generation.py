@@ -13,7 +13,7 @@ from tandem_core.batches import TrainingBatch
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.leadership import Leadership
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Member
+from tandem_core.coordination.records import Control, Member
 from tandem_core.coordination.store import Store
 from tandem_core.job.rollout import RepetitionSpec
 from tandem_core.model_files import prepare_model
@@ -218,6 +218,7 @@ async def test_iterations_with_partial_rollouts(engine: str, store: Store, keys:
         Members(store, keys, job, buffer, engine_url=engine, on_drain=drain, on_load=load) as members,
         Leadership(store, keys, "sums-master-0") as leadership,
         Mirror(store, keys.members, Member) as mirror,
+        Mirror(store, keys.control, Control) as control,
         Scoring(job.spec) as scoring,
         client() as engine_client,
     ):
@@ -225,7 +226,7 @@ async def test_iterations_with_partial_rollouts(engine: str, store: Store, keys:
         rollouts = Rollouts(job.spec, prompt_set, tokenizer, scoring, buffer, pool)
         evaluator = Evaluator(job.spec, prompt_set, tokenizer, scoring, pool)
         history = HistoryWriter(buffer)
-        driver = PhaseDriver(job, keys, store, leadership, mirror, buffer, rollouts, evaluator, history)
+        driver = PhaseDriver(job, keys, store, leadership, mirror, control, buffer, rollouts, evaluator, history)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(work) for work in (pool.run(), rollouts.run(), history.run())]
             record = await asyncio.wait_for(driver.run(), 120)

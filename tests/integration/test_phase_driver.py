@@ -42,6 +42,8 @@ class QuickRollouts:
     groups: dict[int, ScoredGroup] = field(default_factory=dict)
     committed: int = -1
     first_request_at: float = 0.0
+    deadlines: list[float] = field(default_factory=list)
+    """Of each rollout phase."""
 
     @property
     def complete_groups(self) -> int:
@@ -70,14 +72,15 @@ class QuickRollouts:
                 samples.append(ScoredSample(trajectory, "1", Score(1.0, {"exact": 1.0}, correct=True)))
             self.groups[group.id] = ScoredGroup(group.id, group.prompt_id, iteration, tuple(samples))
 
-    async def finish(self, iteration: int) -> None:
+    async def finish(self, iteration: int, deadline_seconds: float) -> None:
+        self.deadlines.append(deadline_seconds)
         if self.hold is not None:
             await self.hold.wait()
 
     async def recall(self, grace_seconds: float) -> None:
         pass
 
-    async def close(self, iteration: int) -> dict[str, float]:
+    async def close(self, iteration: int, last_iteration: int) -> dict[str, float]:
         groups = list(self.groups.values())
         await self.buffer.save_scores([sample for group in groups for sample in group.samples])
         await self.buffer.record_batch(iteration, batch_of(iteration), groups)
@@ -89,7 +92,7 @@ class QuickRollouts:
 class QuickEvaluation:
     iterations: list[int] = field(default_factory=list)
 
-    async def evaluate(self, iteration: int) -> list[EvaluationSample]:
+    async def evaluate(self, iteration: int, deadline_seconds: float) -> list[EvaluationSample]:
         self.iterations.append(iteration)
         return [EvaluationSample(0, "1+1=", "2", "2", (4,), 1.0, correct=True)]
 
@@ -115,6 +118,7 @@ class Master:
     leadership: Leadership
     rollouts: QuickRollouts
     evaluation: QuickEvaluation
+    control: Mirror[Control]
     stack: AsyncExitStack
 
     async def die(self) -> None:
@@ -129,12 +133,13 @@ async def start_master(
     async with AsyncExitStack() as stack:
         leadership = await stack.enter_async_context(Leadership(store, keys, "sums-master-0"))
         members = await stack.enter_async_context(Mirror(store, keys.members, Member))
+        control = await stack.enter_async_context(Mirror(store, keys.control, Control))
         history = HistoryWriter(buffer)
         writing = asyncio.create_task(history.run())
         stack.callback(writing.cancel)
         rollouts, evaluation = QuickRollouts(buffer, hold=hold), QuickEvaluation()
-        driver = PhaseDriver(job, keys, store, leadership, members, buffer, rollouts, evaluation, history)
-        yield Master(driver, leadership, rollouts, evaluation, stack)
+        driver = PhaseDriver(job, keys, store, leadership, members, control, buffer, rollouts, evaluation, history)
+        yield Master(driver, leadership, rollouts, evaluation, control, stack)
 
 
 @pytest_asyncio.fixture
@@ -228,6 +233,7 @@ async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys:
         await store.put(keys.control, Control(stop=True, reason="the cluster needs the devices"))
         record = await asyncio.wait_for(first.driver.run(), 30)
     assert (record.phase, record.iteration) == (Phase.DONE, 0)
+    assert record.stopped
     assert "the cluster needs the devices" in record.reason
     await store.delete_prefix(keys.prefix)
     await buffer.record_batch(1, batch_of(1), [])
@@ -236,6 +242,55 @@ async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys:
     assert (record.phase, record.iteration) == (Phase.DONE, 3)
     assert members.trained[0] == [1, 2, 3]
     assert members.phases[0] == (Phase.WARMUP, 1)  # where the newest batch is trained, if it was not
+
+
+@pytest.mark.parametrize(
+    ("asked", "last"),
+    [pytest.param(5, 5, id="more"), pytest.param(2, 2, id="fewer"), pytest.param(1, 2, id="fewer than are behind it")],
+)
+async def test_the_number_of_iterations_changes_while_the_job_runs(
+    store: Store, keys: JobKeys, buffer: ReplayBuffer, asked: int, last: int
+) -> None:
+    job, hold = build_job("spec.evaluation.every=0"), asyncio.Event()
+    hold.set()
+    async with Members(store, keys, job, buffer) as members, start_master(store, keys, job, buffer, hold) as master:
+        members.stop_at(Phase.TRAINING, 2)
+        running = asyncio.create_task(master.driver.run())
+        async with Mirror(store, keys.phase, PhaseRecord) as mirror:
+            await mirror.wait_for(is_at(Phase.TRAINING, 2), 20)
+        deadlines = job.spec.deadlines.model_copy(update={"rollout": 7.0})
+        await store.put(keys.control, Control(iterations=asked, deadlines=deadlines))
+        await master.control.wait_for(lambda values: bool(values), 10)
+        members.go_on()
+        await members.acknowledge_again()
+        record = await asyncio.wait_for(running, 30)
+    assert (record.phase, record.iteration, record.stopped, record.reason) == (Phase.DONE, last, False, "")
+    assert members.trained[0] == list(range(1, last + 1))
+    assert master.evaluation.iterations == [0, last]
+    assert master.rollouts.deadlines == [20.0] * 2 + [7.0] * (last - 2)
+    assert (await summary_of(store, keys)).iterations == asked
+
+
+async def test_a_job_that_was_done_is_not_begun_again_by_more_iterations(
+    store: Store, keys: JobKeys, buffer: ReplayBuffer
+) -> None:
+    """Its pods have gone: nobody would come."""
+    job = build_job("spec.iterations=1")
+    async with Members(store, keys, job, buffer), start_master(store, keys, job, buffer) as first:
+        await asyncio.wait_for(first.driver.run(), 30)
+        await store.put(keys.control, Control(iterations=3))
+        async with start_master(store, keys, job, buffer) as second:
+            record = await asyncio.wait_for(second.driver.run(), 30)
+    assert (record.phase, record.iteration) == (Phase.DONE, 1)
+
+
+async def test_the_summary_says_what_the_switches_took(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
+    job = build_job("spec.iterations=1")
+    async with Members(store, keys, job, buffer), start_master(store, keys, job, buffer) as master:
+        await asyncio.wait_for(master.driver.run(), 30)
+    summary, (_, seconds) = await summary_of(store, keys), [each.phase_seconds for each in await buffer.iterations()]
+    assert summary.infer_to_train_seconds == pytest.approx(seconds[Phase.DRAINING])
+    assert summary.train_to_infer_seconds == pytest.approx(seconds[Phase.PUBLISHING] + seconds[Phase.LOADING])
 
 
 async def test_lost_answers_are_generated_again(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:

@@ -5,11 +5,10 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tandem_core.phases import Phase
+from tandem_core.phases import TO_INFERENCE, Phase
 from tandem_local.report import samples, timeline
 from tandem_local.report.figures import build_figures, moving_average
 from tandem_local.report.phase_times import (
-    TO_INFERENCE,
     build_phase_seconds,
     format_seconds,
     percentile,

@@ -2,20 +2,21 @@
 
 import pytest
 from tandem_core.coordination.keys import JobKeys
-from tandem_core.coordination.records import PhaseRecord, Summary
+from tandem_core.coordination.records import Control, PhaseRecord
 from tandem_core.job import RLJobSpec
 from tandem_core.phases import Phase
 from tandem_rollout.phase_plan import (
     Recorded,
     StartingPoint,
     evaluation_due,
+    live_spec,
     phase_deadline,
     phase_version,
     plan_start,
 )
 from tandem_rollout.publication import old_prefixes
 from tandem_rollout.storage.history import EvaluationRecord, EvaluationSample, IterationRecord
-from tandem_rollout.summary import estimate_throughput, restore_summary
+from tandem_rollout.summary import restore_summary
 
 SPEC = RLJobSpec.model_validate(
     {
@@ -33,6 +34,9 @@ def record(phase: Phase, iteration: int) -> PhaseRecord:
     return PhaseRecord(iteration=iteration, phase=phase, version=0, token=1, started_at=0.0)
 
 
+STOPPED = record(Phase.DONE, 5).model_copy(update={"stopped": True})
+
+
 @pytest.mark.parametrize(
     ("found", "recorded", "stopping", "start"),
     [
@@ -48,8 +52,9 @@ def record(phase: Phase, iteration: int) -> PhaseRecord:
         (record(Phase.PUBLISHING, 5), Recorded(5, 0), False, StartingPoint(Phase.PUBLISHING, 5)),
         (record(Phase.LOADING, 5), Recorded(5, 0), False, StartingPoint(Phase.LOADING, 5)),
         (record(Phase.DONE, 10), Recorded(10, 0), False, StartingPoint(Phase.DONE, 10)),
-        (record(Phase.DONE, 5), Recorded(5, 0), True, StartingPoint(Phase.DONE, 5)),
-        (record(Phase.DONE, 5), Recorded(5, 0), False, StartingPoint(Phase.WARMUP, 5, repeated=True)),
+        (record(Phase.DONE, 5), Recorded(5, 0), False, StartingPoint(Phase.DONE, 5)),
+        (STOPPED, Recorded(5, 0), True, StartingPoint(Phase.DONE, 5)),
+        (STOPPED, Recorded(5, 0), False, StartingPoint(Phase.WARMUP, 5, repeated=True)),
         (record(Phase.FAILED, 5), Recorded(5, 0), False, StartingPoint(Phase.FAILED, 5)),
     ],
 )
@@ -100,19 +105,11 @@ def test_a_summary_is_restored_from_history() -> None:
     assert summary.phase_seconds == {Phase.WARMUP: 3.0, Phase.ROLLOUT: 4.0, Phase.LOADING: 1.0}
 
 
-def test_throughput_is_the_running_phases_once_that_has_told_enough() -> None:
-    summary = Summary(
-        phase=Phase.ROLLOUT, iteration=1, iterations=9, version=0, tokens_per_second=60.0, response_tokens=7.0
-    )
-    early = estimate_throughput(summary, engines=2, tokens=10, seconds=1.0, max_tokens=50)
-    later = estimate_throughput(summary, engines=2, tokens=1000, seconds=10.0, max_tokens=50)
-    unknown = estimate_throughput(
-        summary.model_copy(update={"tokens_per_second": None, "response_tokens": None}),
-        engines=0,
-        tokens=0,
-        seconds=0.0,
-        max_tokens=50,
-    )
-    assert (early.tokens_per_second_per_engine, early.expected_length) == (30.0, 7.0)
-    assert later.tokens_per_second_per_engine == 50.0
-    assert (unknown.tokens_per_second_per_engine, unknown.expected_length) == (0.0, 50.0)
+def test_what_a_job_is_told_while_it_runs_takes_the_place_of_its_specification() -> None:
+    deadlines = SPEC.deadlines.model_copy(update={"training": 5.0})
+    assert live_spec(SPEC, None) == SPEC
+    assert live_spec(SPEC, Control(stop=True)) == SPEC
+    changed = live_spec(SPEC, Control(iterations=3, deadlines=deadlines))
+    assert (changed.iterations, changed.deadlines.training) == (3, 5.0)
+    assert changed.model_copy(update={"iterations": SPEC.iterations, "deadlines": SPEC.deadlines}) == SPEC
+    assert evaluation_due(changed, 4, frozenset())  # the one that was in progress

@@ -47,7 +47,6 @@ class Policy:
     """What the job says."""
 
     checkpoint_every: int
-    last_iteration: int
     engine_releases: bool
     """Whether engine and trainer take turns on the devices' memory (hybrid.inference.release is not none)."""
 
@@ -91,7 +90,7 @@ def plan_action(
         return Action(Step.WAIT)
     if phase.phase is Phase.FAILED:
         return Action(Step.EXIT)
-    if phase.phase is Phase.DONE and not is_over(phase, policy.last_iteration, stop_wanted=stop_wanted):
+    if phase.phase is Phase.DONE and not is_over(phase, stop_wanted=stop_wanted):
         # Stopped, and resumed: the master is about to go on. A rank that came through the stop has told, and ends.
         return Action(Step.EXIT if position.acknowledged == phase else Step.WAIT)
     target = wanted_iteration(phase)
@@ -113,11 +112,9 @@ def plan_action(
     return _plan_leaving_the_device(position, policy) or Action(Step.WAIT)
 
 
-def is_over(phase: PhaseRecord, last_iteration: int, *, stop_wanted: bool) -> bool:
+def is_over(phase: PhaseRecord, *, stop_wanted: bool) -> bool:
     """Whether nothing follows; a job that was stopped early goes on when it is no longer to stop."""
-    if phase.phase is Phase.DONE:
-        return phase.iteration >= last_iteration or stop_wanted
-    return phase.phase.final
+    return phase.phase.final and (stop_wanted or not phase.stopped)
 
 
 def wanted_iteration(phase: PhaseRecord) -> int:
@@ -161,11 +158,13 @@ def _plan_publishing(phase: PhaseRecord, position: Position, policy: Policy) -> 
 
 
 def _plan_leaving_the_device(position: Position, policy: Policy) -> Action | None:
-    """What needs the weights where they are, then offloading."""
+    """What needs the weights where they are, then offloading.
+
+    Which iteration is the last one may change until the end, and ranks must not differ in it: so what is due then is
+    done in Done.
+    """
     if _save_due(position, policy):
         return Action(Step.SAVE)
-    if position.trained == policy.last_iteration and position.exported != position.trained:
-        return Action(Step.EXPORT)
     if policy.engine_releases and not position.offloaded:
         return Action(Step.OFFLOAD)
     return None
@@ -188,6 +187,4 @@ def _acknowledge_or_wait(phase: PhaseRecord, position: Position) -> Action:
 
 def _save_due(position: Position, policy: Policy) -> bool:
     """Version 0 is saved too: a directory that cannot be written to shows before hours of work depend on it."""
-    return position.saved < position.trained and (
-        position.trained % policy.checkpoint_every == 0 or position.trained == policy.last_iteration or position.unsafe
-    )
+    return position.saved < position.trained and (position.trained % policy.checkpoint_every == 0 or position.unsafe)

@@ -44,7 +44,6 @@ def build_policy(job: RLJob) -> Policy:
     spec = job.spec
     return Policy(
         checkpoint_every=spec.checkpoint.every,
-        last_iteration=spec.iterations,
         engine_releases=spec.hybrid.inference.release != "none",
     )
 

@@ -10,7 +10,6 @@ import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,7 +19,6 @@ from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.lease import grant_lease, keep_alive
 from tandem_core.coordination.records import Control, PhaseRecord, Record
 from tandem_core.coordination.store import EtcdUnreachable, Store
-from tandem_core.job import load_job
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousHandler,
@@ -191,7 +189,4 @@ def _register(thread: EventLoopThread, store: Store, keys: JobKeys, handler: Dyn
 
 async def _is_over(store: Store, keys: JobKeys) -> bool:
     phase, control = await store.get(keys.phase, PhaseRecord), await store.get(keys.control, Control)
-    if phase is None or "TANDEM_JOB_FILE" not in os.environ:
-        return False
-    iterations = load_job(Path(os.environ["TANDEM_JOB_FILE"])).spec.iterations
-    return is_over(phase, iterations, stop_wanted=control is not None and control.stop)
+    return phase is not None and is_over(phase, stop_wanted=control is not None and control.stop)

@@ -27,7 +27,7 @@ from tandem_trainer.naming import OwnedSlice, Piece, name_parameters, own_slices
 from tandem_trainer.offload import Offload
 from tandem_trainer.optimizer import allocate_state, build_optimizer, wrap_model
 from tandem_trainer.packing import PackingLimits
-from tandem_trainer.parallel import join_process_group, leave_process_group, split_model
+from tandem_trainer.parallel import join_process_group, leave_process_group, plan_patience, split_model
 from tandem_trainer.step import TrainingStep, summarise_iteration
 
 _log = structlog.get_logger(__name__)
@@ -62,9 +62,10 @@ class Trainer:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         cpu_shim.install()
         logging.getLogger("megatron").setLevel(logging.ERROR)  # it warns of every model and save in its usual form
-        device = join_process_group(spec.hybrid)
+        patience = plan_patience(spec.deadlines)
+        device = join_process_group(spec.hybrid, patience)
         self._spec, self._model_dir = spec, model_dir
-        self._layout = split_model(spec.hybrid, spec.seed)
+        self._layout = split_model(spec.hybrid, spec.seed, patience)
         self._architecture = load_architecture(model_dir)
         config = build_config(self._architecture, spec.hybrid.trainer, self._layout, device)
         model = build_model(config, self._architecture, self._layout, device)
@@ -129,7 +130,7 @@ class Trainer:
         self._checkpoints.finish_if_written()
         algorithm = self._spec.algorithm
         steps = self._step.train(
-            batch, algorithm, plan_learning_rate(algorithm, batch.iteration, self._spec.iterations)
+            batch, algorithm, plan_learning_rate(algorithm, batch.iteration, batch.iterations or self._spec.iterations)
         )
         self.trained = batch.iteration
         return summarise_iteration(steps, started)

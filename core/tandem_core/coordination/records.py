@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from tandem_core.job.operations import DeadlineSpec
 from tandem_core.phases import Phase
 
 
@@ -80,6 +81,8 @@ class PhaseRecord(Record):
     """Unix time in seconds."""
     reason: str = ""
     """For Failed: why."""
+    stopped: bool = False
+    """For Done: the job was asked to stop before its last iteration, and may be resumed."""
 
 
 class Activity(Record):
@@ -112,15 +115,44 @@ class Control(Record):
     reason: str = ""
     inference_pods: int | None = None
     """How many inference pods there are to be, within spec.elastic; None: as few as it allows."""
+    iterations: int | None = None
+    """spec.iterations as it is now; taken up when the next phase begins. None: as when the job began."""
+    deadlines: DeadlineSpec | None = None
+    """spec.deadlines as they are now; taken up when the next phase begins. None: as when the job began."""
+    draining: tuple[str, ...] = ()
+    """Inference pods that are about to go: they get no new answers, and hand back what they work on."""
+
+
+class EngineSpeed(Record):
+    """How fast the engines of one kind were in the newest rollout phase."""
+
+    serving: int = 0
+    """Engines that may get answers now; those that drain are not among them."""
+    tokens_per_second_per_answer: float = 0.0
+    """Of an answer at work; 0: nothing is known."""
+    answers_per_engine: float = 0.0
+    """At work in each engine when it was fullest: the last long answers do not make an engine slower."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of one engine that has enough to do."""
+        return self.tokens_per_second_per_answer * self.answers_per_engine
 
 
 class Load(Record):
     """load: what the autoscaler decides by; written by the master."""
 
+    phase: Phase
     outstanding_tokens: float
-    """Expected tokens still to generate in this rollout phase."""
-    tokens_per_second_per_engine: float
-    engines_serving: int
+    """Expected tokens still to generate in this rollout phase; 0 in the others."""
+    phase_tokens: float = 0.0
+    """Expected tokens of this whole rollout phase: those that are generated, and the outstanding ones."""
+    hybrid: EngineSpeed = EngineSpeed()
+    """Engines of hybrid pods."""
+    inference: EngineSpeed = EngineSpeed()
+    """Engines of inference pods."""
+    draining: dict[str, int] = {}
+    """Answers that are still at each pod of Control.draining."""
     measured_at: float
 
 
@@ -158,6 +190,10 @@ class Summary(Record):
     others trained."""
     phase_seconds: dict[Phase, float] = {}
     """Sum of each phase's seconds so far."""
+    train_to_infer_seconds: float | None = None
+    """From the end of the newest training until all engines served its weights, evaluation apart."""
+    infer_to_train_seconds: float | None = None
+    """From the end of the newest rollout until training began."""
     message: str = ""
     """What the job waits for, or why it failed."""
     updated_at: float = 0.0

@@ -4,11 +4,12 @@ import statistics
 from collections.abc import Sequence
 
 from tandem_core.job import RLJob
+from tandem_core.phases import TO_INFERENCE, TO_TRAINING
 from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
 
 from tandem_local.report.contents import Card
 from tandem_local.report.figures import describe_progress, metric_values, moving_average
-from tandem_local.report.phase_times import TO_INFERENCE, TO_TRAINING, format_seconds, percentile, switch_seconds
+from tandem_local.report.phase_times import format_seconds, percentile, switch_seconds
 
 
 def build_cards(job: RLJob, records: Sequence[IterationRecord], evaluations: Sequence[EvaluationRecord]) -> list[Card]:

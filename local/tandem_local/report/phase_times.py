@@ -10,11 +10,6 @@ from tandem_rollout.storage.history import IterationRecord
 from tandem_local.report.contents import PhaseRow, PhaseSeconds
 from tandem_local.report.figures import round_significant
 
-TO_TRAINING = (Phase.DRAINING,)
-"""Phases of the switch from inference to training."""
-TO_INFERENCE = (Phase.PUBLISHING, Phase.LOADING)
-"""Phases of the switch from training to inference."""
-
 
 def build_phase_seconds(records: Sequence[IterationRecord]) -> PhaseSeconds:
     """Seconds by phase and iteration, and their summary."""
