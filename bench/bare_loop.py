@@ -33,7 +33,7 @@ from tandem_trainer.initial_weights import RandomWeights, load_pieces
 from tandem_trainer.model import build_config, build_model
 from tandem_trainer.naming import Piece, name_parameters, own_slices
 from tandem_trainer.optimizer import build_optimizer, set_learning_rate, wrap_model
-from tandem_trainer.parallel import join_process_group, split_model
+from tandem_trainer.parallel import join_process_group, plan_patience, split_model
 
 from bench.bare_engine import BareEngine
 
@@ -50,8 +50,8 @@ class BareTrainer:
             port = free.getsockname()[1]
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         cpu_shim.install()
-        device = join_process_group(spec.hybrid)
-        self._layout = split_model(spec.hybrid, spec.seed)
+        device = join_process_group(spec.hybrid, plan_patience(spec.deadlines))
+        self._layout = split_model(spec.hybrid, spec.seed, plan_patience(spec.deadlines))
         self._architecture = load_architecture(model_dir)
         config = build_config(self._architecture, spec.hybrid.trainer, self._layout, device)
         self._bare = build_model(config, self._architecture, self._layout, device)

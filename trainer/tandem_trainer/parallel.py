@@ -1,6 +1,7 @@
 """The process group, and Megatron's groups in it."""
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -8,11 +9,18 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from tandem_core.errors import TandemError
 from tandem_core.job.hybrid import HybridSpec
+from tandem_core.job.operations import DeadlineSpec
 
 from tandem_trainer.layout import Layout
 
 
-def join_process_group(hybrid: HybridSpec) -> torch.device:
+def plan_patience(deadlines: DeadlineSpec) -> timedelta:
+    """How long a rank waits for the others in a collective. Then all start anew in place, for which the phase must have
+    time left; but a rank may wait for room in its pod as long as Publishing allows."""
+    return timedelta(seconds=max(deadlines.publishing, deadlines.training / 4))
+
+
+def join_process_group(hybrid: HybridSpec, patience: timedelta) -> torch.device:
     """Join the process group that torchrun's environment describes; returns this rank's device.
 
     Raises TandemError if the number of processes is not the one of the job, or a GPU is missing.
@@ -32,11 +40,11 @@ def join_process_group(hybrid: HybridSpec) -> torch.device:
     if hybrid.trainer.threads is not None:
         torch.set_num_threads(hybrid.trainer.threads)
     if not dist.is_initialized():
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=patience)
     return device
 
 
-def split_model(hybrid: HybridSpec, seed: int) -> Layout:
+def split_model(hybrid: HybridSpec, seed: int, patience: timedelta) -> Layout:
     """Make Megatron's process groups; returns this rank's place. Experts are never cut by tensor parallelism."""
     trainer = hybrid.trainer
     parallel_state.initialize_model_parallel(
@@ -44,6 +52,7 @@ def split_model(hybrid: HybridSpec, seed: int) -> Layout:
         trainer.pipeline_parallel,
         expert_model_parallel_size=trainer.expert_parallel,
         expert_tensor_parallel_size=1,
+        distributed_timeout_minutes=patience / timedelta(minutes=1),
     )
     model_parallel_cuda_manual_seed(seed + 1)  # Megatron wants its generators even where dropout is 0
     return Layout(
