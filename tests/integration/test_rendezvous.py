@@ -36,6 +36,28 @@ while True:
 dist.destroy_process_group()
 """
 
+# At its first start rank 1 never comes to the collective of Megatron's group in which rank 0 waits.
+WAITING_RANK_PROGRAM = """
+import os, pathlib, sys, time
+import torch, torch.distributed as dist
+from megatron.core import parallel_state
+from tandem_core.job import load_job
+from tandem_trainer import cpu_shim
+from tandem_trainer.parallel import join_process_group, plan_patience, split_model
+cpu_shim.install()
+directory = pathlib.Path(sys.argv[1])
+settings = ["spec.hybrid.replicas=2", "spec.deadlines.publishing=8", "spec.deadlines.training=8"]
+spec = load_job(pathlib.Path(os.environ["TANDEM_JOB_FILE"]), settings).spec
+join_process_group(spec.hybrid, plan_patience(spec.deadlines))
+split_model(spec.hybrid, 0, plan_patience(spec.deadlines))
+rank = dist.get_rank()
+waits = rank == 1 and not list(directory.glob("started-1-*"))
+(directory / f"started-{rank}-{os.getpid()}").write_text(os.environ["TANDEM_POD_NAME"])
+while waits:
+    time.sleep(1)
+dist.all_reduce(torch.ones(1), group=parallel_state.get_data_parallel_group())
+"""
+
 
 class Agents:
     """Pods of one container: torchrun with one rank, each at its own address."""
@@ -43,10 +65,14 @@ class Agents:
     def __init__(self, directory: Path, endpoint: str, job_uid: str) -> None:
         self.directory = directory
         self._program = directory / "rank.py"
-        self._program.write_text(RANK_PROGRAM)
+        self.set_program(RANK_PROGRAM)
         self._endpoint = endpoint
         self._job_uid = job_uid
         self.running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def set_program(self, program: str) -> None:
+        """What ranks run."""
+        self._program.write_text(program)
 
     def start(self, pod: int) -> subprocess.Popen[bytes]:
         command = [
@@ -129,6 +155,15 @@ def test_a_stopped_rank_is_ended_and_all_ranks_restart_in_place(agents: Agents) 
     os.kill(rank, signal.SIGSTOP)  # and nobody continues it
     agents.wait_for(lambda: agents.rounds(0) == agents.rounds(1) == 2, "the restart in place")
     assert all(agent.poll() is None for agent in agents.running.values()), agents.logs()
+
+
+def test_ranks_that_wait_for_one_that_never_comes_restart_in_place(agents: Agents) -> None:
+    agents.set_program(WAITING_RANK_PROGRAM)
+    agents.start(0)
+    agents.start(1)
+    for agent in list(agents.running.values()):
+        assert agent.wait(120) == 0, agents.logs()
+    assert agents.rounds(0) == agents.rounds(1) == 2
 
 
 async def test_pods_that_come_back_to_a_finished_job_end_at_once(agents: Agents, store: Store, keys: JobKeys) -> None:
