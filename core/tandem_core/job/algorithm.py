@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tandem_core.job.schema import SpecModel
+from tandem_core.job.schema import Count, SpecModel
 
 
 class AlgorithmSpec(SpecModel):
@@ -26,7 +26,7 @@ class AlgorithmSpec(SpecModel):
     differing (truncated importance sampling); 0 turns the correction off."""
     train_on_old_segments: bool = True
     """Whether segments that earlier iterations generated are in the loss (else only those of the current one)."""
-    updates_per_iteration: int = Field(default=1, ge=1)
+    updates_per_iteration: Count = Field(default=1, ge=1)
     """Optimiser steps in one iteration; the batch is split evenly by prompt groups."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """Learning rate of the first iteration."""
@@ -48,11 +48,11 @@ class AlgorithmSpec(SpecModel):
 class WarmupSpec(SpecModel):
     """Supervised fine-tuning on reference answers before reinforcement learning."""
 
-    steps: int = Field(default=0, ge=0)
+    steps: Count = Field(default=0, ge=0)
     """Most optimiser steps; 0 leaves the warm-up out."""
     stop_loss: float = Field(default=0.0, ge=0)
     """Stops when the mean loss of the last 10 steps falls to this."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: Count = Field(default=128, ge=1)
     """Examples a step."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Learning rate, constant."""

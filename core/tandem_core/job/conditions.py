@@ -72,6 +72,12 @@ class Reason(StrEnum):
         "A ResourceQuota or LimitRange of the namespace does not allow the job's pods or claims.",
         "kubectl describe quota shows it. Ask for more, or write smaller requests into spec.pods.",
     )
+    REFUSED = (
+        "Refused",
+        "The API server, or an admission check of the cluster, does not take an object or a pod of the job.",
+        "The message is its own. Where a name is taken, delete the other object or give the job another name.",
+    )
+    DELETING = "Deleting", "The job is being deleted: it saves a checkpoint, its pods end, its keys in etcd go."
     FINISHED = "Finished", "The job has ended; Complete or Failed says how."
 
     # Degraded, Failed

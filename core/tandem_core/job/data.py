@@ -4,35 +4,35 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from tandem_core.job.schema import SpecModel
+from tandem_core.job.schema import Count, SpecModel, Text
 
 
 class ReasoningGymSource(SpecModel):
     """A procedurally generated task of the reasoning-gym library."""
 
-    task: str
+    task: Text
     """The task's name, such as basic_arithmetic (https://github.com/open-thought/reasoning-gym lists them)."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of the task. size and seed are set by Tandem."""
-    size: int = Field(default=10_000, ge=2)
+    size: Count = Field(default=10_000, ge=2)
     """How many problems to generate, held-out ones included."""
 
 
 class DatasetSource(SpecModel):
     """A dataset read by the `datasets` library: JSON lines, parquet, or a name on the hub."""
 
-    path: str
+    path: Text
     """A file ending in .jsonl, .json or .parquet (on a cluster, mount it into the master through spec.pods.master), or
     a dataset's name on the hub."""
-    name: str | None = None
+    name: Text | None = None
     """The hub dataset's configuration, such as main."""
-    split: str = "train"
+    split: Text = "train"
     """The split to read."""
-    prompt_field: str = "prompt"
+    prompt_field: Text = "prompt"
     """The column that holds the prompt."""
-    answer_field: str = "answer"
+    answer_field: Text = "answer"
     """The column that holds the reference answer."""
-    difficulty_field: str | None = None
+    difficulty_field: Text | None = None
     """A column with a number, larger for harder prompts; curriculum sampling needs it."""
 
 
@@ -54,7 +54,7 @@ class DataSpec(SpecModel):
     sampling: Literal["uniform", "curriculum", "prioritised"] = "uniform"
     """How prompts are chosen: at random; easy ones first by difficulty; or with probability proportional to
     1 - success rate (Kimi k1.5, 2.3.4)."""
-    curriculum_iterations: int = Field(default=100, ge=1)
+    curriculum_iterations: Count = Field(default=100, ge=1)
     """For curriculum: after how many iterations all difficulties are in use."""
     too_long: Literal["error", "skip"] = "error"
     """What to do with a prompt that leaves no room for an answer."""

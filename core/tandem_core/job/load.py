@@ -1,6 +1,7 @@
 """Reading an RLJob from YAML, with errors that say where and what to write."""
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -13,6 +14,19 @@ from pydantic_core import ErrorDetails
 
 from tandem_core.errors import TandemError
 from tandem_core.job.rljob import RLJob
+
+
+class _JobLoader(yaml.SafeLoader):
+    """Takes 1e-5 for a number, as kubectl does; PyYAML wants 1.0e-5."""
+
+
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, if it is there: five times as fast, which an operator with a thousand jobs notices."""
 
 
 class JobFileError(TandemError):
@@ -34,7 +48,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> RLJob:
 def parse_job(text: str, *, source: str = "RLJob", overrides: Sequence[str] = ()) -> RLJob:
     """Check the RLJob in the YAML `text`; `source` names it in errors. Raises JobFileError."""
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in yaml.load_all(text, _JobLoader) if document is not None]
     except yaml.YAMLError as error:
         raise JobFileError(f"{source} is not YAML: {error}") from error
     if len(documents) != 1 or not isinstance(documents[0], dict):
@@ -42,8 +56,13 @@ def parse_job(text: str, *, source: str = "RLJob", overrides: Sequence[str] = ()
     job: dict[str, Any] = documents[0]
     for override in overrides:
         _apply_override(job, override)
+    return check_job(job, source=source)
+
+
+def check_job(job: dict[str, Any], *, source: str = "RLJob") -> RLJob:
+    """The RLJob in the plain object `job`; `source` names it in errors. Raises JobFileError."""
     try:
-        return RLJob.model_validate(job)
+        return RLJob.model_validate(job, by_name=False)
     except ValidationError as error:
         problems = "\n".join(f"  - {_describe(detail)}" for detail in error.errors())
         raise JobFileError(f"{source} is not a valid RLJob:\n{problems}") from error
@@ -51,7 +70,8 @@ def parse_job(text: str, *, source: str = "RLJob", overrides: Sequence[str] = ()
 
 def dump_job(job: RLJob) -> str:
     """The job as YAML, defaults written out; parse_job reads it back to an equal object."""
-    return yaml.safe_dump(job.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    plain = job.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.dump(plain, Dumper=_DUMPER, sort_keys=False)
 
 
 def _apply_override(job: dict[str, Any], override: str) -> None:
@@ -64,7 +84,7 @@ def _apply_override(job: dict[str, Any], override: str) -> None:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
             raise JobFileError(f"--set {override!r}: {key} is not an object")
-    place[last] = yaml.safe_load(value)
+    place[last] = yaml.load(value, _JobLoader)  # noqa: S506 - a SafeLoader
 
 
 def _describe(detail: ErrorDetails) -> str:

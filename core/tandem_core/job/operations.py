@@ -4,33 +4,33 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from tandem_core.job.schema import SpecModel
+from tandem_core.job.schema import Count, ObjectName, Quantity, SpecModel, Text
 
 
 class CheckpointSpec(SpecModel):
     """Where and how often training state is saved."""
 
-    every: int = Field(default=20, ge=1)
+    every: Count = Field(default=20, ge=1)
     """Iterations between checkpoints; the last iteration is always saved. What was trained since is replayed from
     the recorded batches after a crash, so nothing is lost or trained twice."""
-    keep: int = Field(default=2, ge=1)
+    keep: Count = Field(default=2, ge=1)
     """How many checkpoints are kept."""
-    claim: str | None = None
+    claim: ObjectName | None = None
     """Name of a PersistentVolumeClaim (ReadWriteMany if there are several hybrid pods) for checkpoints and the
     trained model. Left out on a cluster: the job makes one of size `size`, which is deleted with the job: copy the
     model first."""
-    size: str = "100Gi"
+    size: Quantity = "100Gi"
     """Size of the claim the job makes."""
-    storage_class: str | None = None
+    storage_class: ObjectName | None = None
     """Storage class of the claim the job makes; left out: the cluster's default."""
 
 
 class EvaluationSpec(SpecModel):
     """Greedy answers to held-out prompts."""
 
-    every: int = Field(default=50, ge=0)
+    every: Count = Field(default=50, ge=0)
     """Iterations between evaluations; 0: only before the first and after the last one."""
-    prompts: int = Field(default=256, ge=1)
+    prompts: Count = Field(default=256, ge=1)
     """Most held-out prompts in one evaluation."""
 
 
@@ -58,11 +58,11 @@ class StorageSpec(SpecModel):
 
     kind: Literal["sqlite", "postgresql"] = "sqlite"
     """sqlite: a file on a volume of the master's own; postgresql: a server that you name."""
-    url_secret: str | None = None
+    url_secret: ObjectName | None = None
     """For postgresql: name of the Secret whose key `url` holds the address (postgresql://user:password@host/db)."""
-    size: str = "20Gi"
+    size: Quantity = "20Gi"
     """For sqlite: size of the volume."""
-    storage_class: str | None = None
+    storage_class: ObjectName | None = None
     """For sqlite: storage class of the volume; left out: the cluster's default."""
 
     @model_validator(mode="after")
@@ -78,11 +78,11 @@ class StorageSpec(SpecModel):
 class ImageSpec(SpecModel):
     """Container images; the operator's own defaults where left out."""
 
-    trainer: str | None = None
+    trainer: Text | None = None
     """Image of the trainer."""
-    sidecar: str | None = None
+    sidecar: Text | None = None
     """Image of the checkpoint engine with vLLM."""
-    rollout: str | None = None
+    rollout: Text | None = None
     """Image of the rollout master."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When images are pulled."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from tandem_core.job.schema import SpecModel
+from tandem_core.job.schema import Count, SpecModel, Text
 
 
 class RewardModel(SpecModel):
@@ -13,7 +13,7 @@ class RewardModel(SpecModel):
 
     weight: float = 1.0
     """Factor of this reward in the sum."""
-    name: str | None = None
+    name: Annotated[Text, Field(max_length=64)] | None = None
     """Name in reports and metrics; the type if left out."""
 
 
@@ -45,7 +45,7 @@ class RegexReward(RewardModel):
 
     type: Literal["regex"]
     """regex"""
-    pattern: str
+    pattern: Text
     """A Python regular expression."""
 
     @field_validator("pattern")
@@ -63,9 +63,9 @@ class HttpReward(RewardModel):
 
     type: Literal["http"]
     """http"""
-    url: str = Field(pattern=r"^https?://")
+    url: Text = Field(pattern=r"^https?://")
     """Address of the service."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Count = Field(default=64, ge=1)
     """Most samples in one request."""
 
 
@@ -74,7 +74,7 @@ class FunctionReward(RewardModel):
 
     type: Literal["function"]
     """function"""
-    function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    function: Text = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
     """module:function"""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments handed to each call."""
@@ -91,7 +91,7 @@ class LengthReward(SpecModel):
 
     weight: float = Field(default=0.0, ge=0)
     """Factor of the length reward; 0 turns it off."""
-    warmup_iterations: int = Field(default=0, ge=0)
+    warmup_iterations: Count = Field(default=0, ge=0)
     """Iterations before it starts."""
 
 

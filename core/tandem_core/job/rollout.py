@@ -4,17 +4,17 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tandem_core.job.schema import SpecModel
+from tandem_core.job.schema import Count, SpecModel
 
 
 class RepetitionSpec(SpecModel):
     """When an answer counts as going in circles and is ended (Kimi k1.5, 2.6.2)."""
 
-    max_pattern_tokens: int = Field(default=0, ge=0)
+    max_pattern_tokens: Count = Field(default=0, ge=0)
     """Longest repeated pattern to look for; 0 turns detection off."""
-    min_pattern_tokens: int = Field(default=1, ge=1)
+    min_pattern_tokens: Count = Field(default=1, ge=1)
     """Shortest repeated pattern."""
-    repeats: int = Field(default=8, ge=2)
+    repeats: Count = Field(default=8, ge=2)
     """How often in a row the pattern must stand."""
 
     @model_validator(mode="after")
@@ -30,16 +30,16 @@ class RepetitionSpec(SpecModel):
 class RolloutSpec(SpecModel):
     """One iteration's answers."""
 
-    prompts: int = Field(default=32, ge=1)
+    prompts: Count = Field(default=32, ge=1)
     """Prompts in progress in an iteration; carried-over ones count."""
-    group_size: int = Field(default=8, ge=1)
+    group_size: Count = Field(default=8, ge=1)
     """Answers for each prompt."""
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: Count = Field(default=1024, ge=1)
     """Longest answer, over all iterations it may span."""
-    tokens_per_iteration: int | None = Field(default=None, ge=1)
+    tokens_per_iteration: Count | None = Field(default=None, ge=1)
     """Output-token budget of one answer in one iteration; what is unfinished is continued in the next iteration
     (partial rollouts, Kimi k1.5, 2.6.2). Left out: answers are finished in one iteration."""
-    complete_prompts: int | None = Field(default=None, ge=1)
+    complete_prompts: Count | None = Field(default=None, ge=1)
     """The rollout phase ends as soon as this many prompts have all their answers; the rest is carried over.
     Left out: it waits for all."""
     temperature: float = Field(default=1.0, ge=0)

@@ -26,9 +26,9 @@ Timestamp = Annotated[AwareDatetime, AfterValidator(_whole_second)]
 
 
 class StatusModel(SpecModel):
-    """A part of the status. Fields of other versions are ignored."""
+    """A part of the status. Fields of other versions are ignored, times and phases are written as text."""
 
-    model_config = SpecModel.model_config | {"extra": "ignore"}
+    model_config = SpecModel.model_config | {"extra": "ignore", "strict": False}
 
 
 class Condition(StatusModel):
@@ -87,6 +87,8 @@ class RLJobStatus(StatusModel):
     """When the number of inference pods was last changed."""
     start_time: Timestamp | None = None
     """When the job's pods were first asked for."""
+    stop_requested_time: Timestamp | None = None
+    """When the job was asked to save a checkpoint and stop, because spec.suspend is true."""
     completion_time: Timestamp | None = None
     """When the job was done, or had failed for good."""
     message: str | None = None
