@@ -53,7 +53,7 @@ kind: RLJob
 metadata: {{name: add}}
 spec:
   iterations: 2
-  model: {{scratch: {{hiddenSize: 8, intermediateSize: 16, layers: 1, attentionHeads: 2, keyValueHeads: 1, headSize: 8,
+  model: {{scratch: {{hiddenSize: 8, intermediateSize: 16, layers: 1, attentionHeads: 2, keyValueHeads: 1, headSize: 32,
     tokenizer: {{tokens: ["0", "1"]}}}}}}
   data: {{dataset: {{path: p.jsonl}}}}
   rewards: {{scorers: [{{type: exact}}]}}
@@ -116,7 +116,7 @@ def test_the_picture_shows_what_counts() -> None:
 def test_parameters_are_counted_as_transformers_does_without_norms() -> None:
     scratch = job_of().spec.model.scratch
     assert scratch is not None
-    attention, feed_forward, embedding = 8 * 16 + 2 * 8 * 8 + 16 * 8, 3 * 8 * 16, 4 * 8
+    attention, feed_forward, embedding = 8 * 64 + 2 * 8 * 32 + 64 * 8, 3 * 8 * 16, 4 * 8
     assert count_parameters(scratch) == attention + feed_forward + embedding
 
 

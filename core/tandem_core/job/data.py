@@ -12,7 +12,7 @@ class ReasoningGymSource(SpecModel):
 
     task: Text
     """The task's name, such as basic_arithmetic (https://github.com/open-thought/reasoning-gym lists them)."""
-    config: dict[str, JsonValue] = Field(default_factory=dict)
+    config: dict[str, JsonValue] = {}
     """Options of the task. size and seed are set by Tandem."""
     size: Count = Field(default=10_000, ge=2)
     """How many problems to generate, held-out ones included."""

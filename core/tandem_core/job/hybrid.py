@@ -57,7 +57,7 @@ class InferenceSpec(SpecModel):
     """Size of the key-value cache; needed on CPUs, on GPUs derived from gpuMemoryShare."""
     max_length: Count | None = Field(default=None, ge=8)
     """Longest sequence in tokens, prompt included; left out: the model's own limit."""
-    extra_arguments: list[Text] = Field(default_factory=list, max_length=128)
+    extra_arguments: list[Text] = Field(default=[], max_length=128)
     """More arguments for vLLM's server, as they are."""
 
 

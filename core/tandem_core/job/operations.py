@@ -91,9 +91,9 @@ class ImageSpec(SpecModel):
 class PodOverlaySpec(SpecModel):
     """Changes to the pods' templates, merged as kubectl's strategic merge patch does."""
 
-    hybrid: dict[str, JsonValue] = Field(default_factory=dict)
+    hybrid: dict[str, JsonValue] = {}
     """Patch of the hybrid pods' PodTemplateSpec."""
-    master: dict[str, JsonValue] = Field(default_factory=dict)
+    master: dict[str, JsonValue] = {}
     """Patch of the master's PodTemplateSpec."""
-    inference: dict[str, JsonValue] = Field(default_factory=dict)
+    inference: dict[str, JsonValue] = {}
     """Patch of the inference pods' PodTemplateSpec."""

@@ -76,7 +76,7 @@ class FunctionReward(RewardModel):
     """function"""
     function: Text = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
     """module:function"""
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    arguments: dict[str, JsonValue] = {}
     """Keyword arguments handed to each call."""
 
 

@@ -140,9 +140,9 @@ class ObjectMeta(SpecModel):
     """The API server's identifier; `tandem run` makes one."""
     generation: int = 0
     """Counts changes of the spec."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = {}
     """Labels."""
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = {}
     """Annotations."""
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime
 
 from tandem_core.job.schema import SpecModel
 from tandem_core.phases import Phase
@@ -95,5 +95,5 @@ class RLJobStatus(StatusModel):
     """What the job waits for, or why it failed."""
     observed_generation: int | None = None
     """The metadata.generation that this status is about."""
-    conditions: list[Condition] = Field(default_factory=list)
+    conditions: list[Condition] = []
     """The aspects of the job's state."""

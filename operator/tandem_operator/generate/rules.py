@@ -196,7 +196,7 @@ RULES = (
         f"iteration ({{{_PROMPTS}}}): rollout.completePrompts or rollout.prompts",
     ),
     *(
-        Rule(f"spec.{place}", f"self.matches('^{QUANTITY}$')", f"{place} ({{self}}) {QUANTITY_HINT}")
+        Rule(f"spec.{place}", f"self.matches(r'^{QUANTITY}$')", f"{place} ({{self}}) {QUANTITY_HINT}")
         for place in ("hybrid.sharedMemory", "checkpoint.size", "storage.size")
     ),
 )

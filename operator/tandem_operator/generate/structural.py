@@ -96,11 +96,15 @@ def _convert(schema: Schema, definitions: Schema) -> Schema:
 
 
 def _convert_optional(schema: Schema, definitions: Schema) -> Schema:
-    """The API server fills in defaults below an object only if the object is there: so it defaults to {}."""
+    """The API server fills in defaults below an object only if the object is there: so it defaults to all of them.
+
+    {} would do as well, if rules were not tried on the default as it stands.
+    """
     converted = _convert(schema, definitions)
     _, nullable = resolve(schema, definitions)
     if "properties" in converted and not nullable and "required" not in converted:
-        converted["default"] = {}
+        fields = converted["properties"].items()
+        converted["default"] = {name: field["default"] for name, field in fields if "default" in field}
     return converted
 
 
