@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tandem_core.coordination.access import EtcdAccess
 from tandem_core.errors import TandemError
 
 MASTER_PORT = 8000
@@ -21,7 +22,7 @@ PREFIX = "TANDEM_"
 
 
 class PodEnvironment(BaseModel):
-    """Field `pod_name` is read from TANDEM_POD_NAME, and so on. The builders set all of them in every container."""
+    """Field `pod_name` is read from TANDEM_POD_NAME, and so on. The builders set all that have no default in every container."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +36,8 @@ class PodEnvironment(BaseModel):
     """This pod's address; servers listen on it."""
     etcd_endpoints: str
     """host:port, several separated by commas."""
+    etcd_dir: Path | None = None
+    """Holds what etcd asks for (see coordination.access); not set: it asks for nothing."""
     token_file: Path
     """Holds the bearer token of the job's HTTP APIs."""
     shm_dir: Path
@@ -62,6 +65,10 @@ class PodEnvironment(BaseModel):
                 f"environment variables missing or wrong: {missing}. The operator and `tandem run` set them; "
                 "this program is not started by hand"
             ) from error
+
+    def etcd_access(self) -> EtcdAccess:
+        """How etcd may be reached; raises TandemError if the files are of no use."""
+        return EtcdAccess.load(self.etcd_endpoints, self.etcd_dir)
 
     def token(self) -> str:
         """The job's bearer token; raises TandemError if the file cannot be read."""

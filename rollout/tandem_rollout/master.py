@@ -83,7 +83,7 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
     """
     keys = JobKeys(pod.job_uid)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(Store(pod.etcd_endpoints))
+        store = await stack.enter_async_context(Store(pod.etcd_access()))
         await store.wait_until_reachable(ETCD_SECONDS)
         leadership = await stack.enter_async_context(Leadership(store, keys, pod.pod_name))
         try:

@@ -13,7 +13,7 @@ import uvicorn
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership, new_member
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import EngineState, PhaseRecord, Role
+from tandem_core.coordination.records import Control, EngineState, PhaseRecord, Role
 from tandem_core.coordination.store import Store
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, EXIT_FOR_GOOD, PodEnvironment
 from tandem_core.errors import TandemError
@@ -97,10 +97,11 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
     keys = JobKeys(job_uid=pod.job_uid)
     url = f"http://{pod.pod_ip}:{CHECKPOINT_ENGINE_PORT}"
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(Store(pod.etcd_endpoints))
+        store = await stack.enter_async_context(Store(pod.etcd_access()))
         await store.wait_until_reachable(job.spec.deadlines.startup)
         phase = await stack.enter_async_context(Mirror(store, keys.phase, PhaseRecord))
         newest = await stack.enter_async_context(Mirror(store, keys.newest_commit, Commit))
+        control = await stack.enter_async_context(Mirror(store, keys.control, Control))
         member = new_member(role, pod.pod_name, pod.pod_name, url, engine.status)
         membership = await stack.enter_async_context(Membership(store, keys, member))
         await stack.enter_async_context(engine)
@@ -113,7 +114,7 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
             shm_dir=pod.shm_dir,
             token=token,
         )
-        presence.service = Service(settings, store, keys, engine, membership, phase, newest)
+        presence.service = Service(settings, store, keys, engine, membership, phase, newest, control)
         log.info("following the job", job=job.metadata.name, pod=pod.pod_name, role=role)
         await presence.service.run()
 

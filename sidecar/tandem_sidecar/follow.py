@@ -34,6 +34,8 @@ class Situation:
     """What the engine has; None: dummy weights, or no engine."""
     acknowledged: PhaseRecord | None
     """The phase that was last acknowledged, also with an error."""
+    draining: bool = False
+    """Whether this inference pod is about to go."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def plan_action(seen: Situation) -> Action:
 
 
 def _plan_inference(seen: Situation) -> Action:
-    """No trainer shares the devices: start at once, and take each version when it is committed."""
+    """No trainer shares the devices: start at once, and take each version when it is committed; until the pod goes."""
+    if seen.draining:
+        return Wait() if _has_released(seen) else Release()
     if seen.newest is None and seen.state in _DOWN:
         return Start()
     return _plan_serving(seen, seen.newest)
@@ -109,13 +113,18 @@ def _plan_released(seen: Situation) -> Action:
 
 
 def _plan_draining(seen: Situation, phase: PhaseRecord) -> Action:
-    quiet = seen.state is not EngineState.SERVING
-    released = quiet if seen.release == "none" else seen.state is EngineState.RELEASED
-    if not released:
+    if not _has_released(seen):
         return Release()
     if seen.acknowledged != phase:
         return Acknowledge(phase)
     return _plan_released(seen)
+
+
+def _has_released(seen: Situation) -> bool:
+    """Whether the engine works on nothing, and has given up what the job says."""
+    if seen.release == "none":
+        return seen.state is not EngineState.SERVING
+    return seen.state is EngineState.RELEASED
 
 
 def _plan_loading(seen: Situation, phase: PhaseRecord) -> Action:

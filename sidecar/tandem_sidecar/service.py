@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership
 from tandem_core.coordination.mirror import Mirror
-from tandem_core.coordination.records import Ack, EngineState, PhaseRecord, Role
+from tandem_core.coordination.records import Ack, Control, EngineState, PhaseRecord, Role
 from tandem_core.coordination.store import Store
 from tandem_core.errors import OutOfSpace, TandemError
 from tandem_core.phases import Phase
@@ -33,7 +33,7 @@ from tandem_sidecar.follow import (
 )
 from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.memory import observe_free_device_bytes
-from tandem_sidecar.receive import ReceivedVersion, receive_version
+from tandem_sidecar.receive import ReceivedVersion, WeightVerificationError, receive_version
 from tandem_sidecar.timeline import sum_seconds
 
 log = structlog.get_logger()
@@ -75,6 +75,7 @@ class Service:
         membership: Membership,
         phase: Mirror[PhaseRecord],
         newest: Mirror[Commit],
+        control: Mirror[Control],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -82,6 +83,7 @@ class Service:
         self._membership = membership
         self._phase = phase
         self._newest = newest
+        self._control = control
         self._acknowledged: PhaseRecord | None = None
         self._measurements: dict[str, float] = {}
         self._publishing = asyncio.Lock()
@@ -146,7 +148,11 @@ class Service:
             state=self.engine.state,
             loaded=self.engine.loaded,
             acknowledged=self._acknowledged,
+            draining=self._drains(self._control.values),
         )
+
+    def _drains(self, control: Mapping[str, Control]) -> bool:
+        return "" in control and self._settings.pod in control[""].draining
 
     async def _wait_for_change(self, seen: Situation, timeout_seconds: float | None) -> None:
         """Return when something is not as in `seen`, or after `timeout_seconds`."""
@@ -155,6 +161,7 @@ class Service:
         waits: list[Coroutine[Any, Any, object]] = [
             self._phase.wait_for(lambda values: values.get("") != seen.phase, None),
             self._newest.wait_for(lambda values: values.get("") != seen.newest, None),
+            self._control.wait_for(lambda values: self._drains(values) != seen.draining, None),
             self.engine.wait_for_change(status),
             self._hold_changed.wait(),
         ]
@@ -214,7 +221,7 @@ class Service:
         }
         return received
 
-    async def _acknowledge(self, record: PhaseRecord, error: str = "") -> None:
+    async def _acknowledge(self, record: PhaseRecord, error: str = "", *, damaged: bool = False) -> None:
         """Tell the master, after the engine's status: who sees the acknowledgement also sees the engine."""
         await self._publish_status()
         activities = self.engine.timeline.take()
@@ -227,6 +234,7 @@ class Service:
             iteration=record.iteration,
             phase=record.phase,
             error=error,
+            damaged=damaged,
             activities=activities,
             measurements=measurements,
         )
@@ -241,7 +249,7 @@ class Service:
         phase = seen.phase
         waited_for = seen.role is Role.SIDECAR and phase is not None and phase.phase in (Phase.LOADING, Phase.DRAINING)
         if waited_for and phase is not None and seen.acknowledged != phase:
-            await self._acknowledge(phase, error=str(error))
+            await self._acknowledge(phase, str(error), damaged=isinstance(error, WeightVerificationError))
         if self.engine.state is EngineState.SERVING:  # an older version, which is better than none
             await self._report_problem(str(error))
         elif self._failures >= FAILURES_BEFORE_EXIT:

@@ -9,6 +9,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from tandem_core.coordination.access import EtcdAccess
 from tandem_core.environment import PREFIX, PodEnvironment
 from tandem_core.job import RLJob, RLJobStatus, load_job, parse_job
 from tandem_core.phases import Phase
@@ -16,9 +17,17 @@ from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
 
 GOLDENS = Path(__file__).parent / "goldens"
 KUBERNETES_VERSION = "1.36"
-SETTINGS = BuildSettings(etcd_endpoints="etcd-0.etcd:2379,etcd-1.etcd:2379", token="not-a-secret")
+SETTINGS = BuildSettings(etcd_endpoints="etcd.tandem:2379", token="not-a-secret")
+ETCD = EtcdAccess(
+    endpoints=SETTINGS.etcd_endpoints,
+    username="uid",
+    password="not-a-secret",
+    ca_certificate="CA",
+    certificate="CERT",
+    key="KEY",
+)
 MONITORED = SETTINGS.model_copy(
-    update={"pod_monitor": True, "monitoring_namespace": "monitoring", "etcd_secret": "tandem-etcd", "token": ""}
+    update={"pod_monitor": True, "monitoring_namespace": "monitoring", "token": "", "etcd_files": ETCD.files()}
 )
 CASES = {"cpu": SETTINGS, "gpus": MONITORED, "overlays": SETTINGS, "postgresql": SETTINGS}
 
@@ -152,11 +161,13 @@ def test_a_queued_job_leaves_suspend_to_the_queue() -> None:
     assert "suspend" not in hybrid["spec"]
     assert build("gpus")["Job/math-32b-master"]["spec"]["suspend"] is False
 
+    assert [name for name in build("gpus") if name.startswith("Secret/")] == ["Secret/math-32b-etcd"]
+
 
 def test_claims_and_secrets_that_the_user_has_are_not_made() -> None:
     assert not [name for name in build("overlays") if name.endswith("-checkpoints")]
     assert not [name for name in build("postgresql") if name.endswith("-data")]
-    assert not [name for name in build("gpus") if name.startswith("Secret/")]
+    assert [name for name in build("gpus") if name.startswith("Secret/")] == ["Secret/math-32b-etcd"]
 
 
 def test_bad_input_fails_the_job_at_once_and_evictions_do_not_count() -> None:

@@ -26,7 +26,7 @@ def main() -> int:
     configure_logs(part="trainer", rank=rank, pod=os.environ.get("TANDEM_POD_NAME", ""))
     try:
         environment = PodEnvironment.from_environment()
-        job = load_job(environment.job_file)
+        job, access = load_job(environment.job_file), environment.etcd_access()
     except TandemError as error:
         log.error("cannot start", error=str(error))
         return EXIT_FOR_GOOD
@@ -34,7 +34,7 @@ def main() -> int:
     member = new_member(Role.TRAINER, rank, environment.pod_name)
     follow_engine = job.spec.hybrid.inference.release != "none"
     try:
-        with Coordination(environment.etcd_endpoints, keys, member, follow_engine=follow_engine) as coordination:
+        with Coordination(access, keys, member, follow_engine=follow_engine) as coordination:
             try:
                 model_dir = prepare_model(job.spec.model, environment.model_dir)
                 return _follow_phases(environment, job, model_dir, coordination)

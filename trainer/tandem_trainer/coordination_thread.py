@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
+from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.membership import Membership
 from tandem_core.coordination.mirror import Mirror
@@ -57,11 +58,11 @@ class Observed:
 class Coordination:
     """A context manager for the main thread: inside, the rank is a member of the job. `call` reaches the store."""
 
-    def __init__(self, endpoints: str, keys: JobKeys, member: Member, *, follow_engine: bool) -> None:
+    def __init__(self, access: EtcdAccess | str, keys: JobKeys, member: Member, *, follow_engine: bool) -> None:
         """`follow_engine`: whether to watch for the release of the devices by the engine of the member's pod."""
         self.keys = keys
         self.member = member
-        self.store = Store(endpoints)
+        self.store = Store(access)
         self._membership = Membership(self.store, keys, member)
         self._follow_engine = follow_engine
         self._thread = EventLoopThread("coordination")

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from etcd3aio import prefix_range_end
 from etcd3aio.kv import KVService
+from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.lease import grant_lease, keep_alive
 from tandem_core.coordination.records import Control, PhaseRecord, Record
@@ -57,8 +58,8 @@ def create_handler() -> Callable[[RendezvousParameters], RendezvousHandler]:
 def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     """The handler of this agent; run_id is the job's uid.
 
-    etcd is at TANDEM_ETCD_ENDPOINTS, else at the rendezvous endpoint. Leaves the process with code 0 if the job is
-    over: the ranks of the other pods have ended and will not come back.
+    etcd is at TANDEM_ETCD_ENDPOINTS, else at the rendezvous endpoint; what it asks for is in TANDEM_ETCD_DIR. Leaves
+    the process with code 0 if the job is over: the ranks of the other pods have ended and will not come back.
     """
     start_agent_health()
     # Each round needs a TCPStore of its own: torch keeps the address of the first one for as long as an agent lives,
@@ -66,7 +67,7 @@ def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     thread = EventLoopThread("rendezvous")
     thread.start()
-    store = Store(os.environ.get("TANDEM_ETCD_ENDPOINTS", parameters.endpoint), patience_seconds=PATIENCE_SECONDS)
+    store = Store(EtcdAccess.from_environment(endpoints=parameters.endpoint), patience_seconds=PATIENCE_SECONDS)
     thread.call(store.client.connect(), PATIENCE_SECONDS)
     keys = JobKeys(parameters.run_id)
     backend = EtcdRendezvousBackend(thread, store, keys.rendezvous)

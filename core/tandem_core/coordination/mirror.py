@@ -108,7 +108,8 @@ class Mirror[R: Record]:
             self._prefix, range_end=prefix_range_end(self._prefix), start_revision=start_revision
         ):
             if response.compact_revision or response.canceled:
-                log.info("watch lost to compaction, listing again", prefix=self._prefix)
+                reason = response.cancel_reason or "compaction"  # or a token that is void: listing gets a new one
+                log.info("watch lost, listing again", prefix=self._prefix, reason=reason)
                 return
             if response.created and created:
                 # etcd3aio reconnected; events between its last response and now may be missing.

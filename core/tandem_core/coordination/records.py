@@ -79,6 +79,8 @@ class PhaseRecord(Record):
     """Fencing token of the master that wrote it."""
     started_at: float
     """Unix time in seconds."""
+    attempt: int = 0
+    """For Publishing and Loading: how often no engine could load the version as it had been published."""
     reason: str = ""
     """For Failed: why."""
     stopped: bool = False
@@ -102,6 +104,8 @@ class Ack(Record):
     phase: Phase
     error: str = ""
     """Not empty: the member could not do its part, and why."""
+    damaged: bool = False
+    """Whether that is because the version's bytes are not what its ranks attested: it has to be published again."""
     activities: tuple[Activity, ...] = ()
     measurements: dict[str, float] = {}
     """Named numbers with units in their names: loss, gradient_norm, free_device_bytes, load_seconds."""

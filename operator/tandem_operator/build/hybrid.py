@@ -37,7 +37,7 @@ def build_hybrid_job(job: RLJob, settings: BuildSettings) -> KubernetesObject:
     }
     mount_checkpoints(job, spec, trainer)
     claim_devices(job, Component.HYBRID, spec, [sidecar, trainer])
-    template = build_template(job, Component.HYBRID, spec, job.spec.pods.hybrid)
+    template = build_template(job, settings, Component.HYBRID, spec)
     return build_indexed_job(
         job,
         Component.HYBRID,

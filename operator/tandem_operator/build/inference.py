@@ -35,6 +35,6 @@ def build_inference_deployment(job: RLJob, settings: BuildSettings, replicas: in
             # No surge: there may be no spare GPUs to surge to.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "25%"}},
             "selector": {"matchLabels": component_selector(job, Component.INFERENCE)},
-            "template": build_template(job, Component.INFERENCE, spec, job.spec.pods.inference),
+            "template": build_template(job, settings, Component.INFERENCE, spec),
         },
     }

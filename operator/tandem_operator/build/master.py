@@ -41,5 +41,5 @@ def build_master_job(job: RLJob, settings: BuildSettings) -> KubernetesObject:
         "volumes": build_volumes(job, settings),
     }
     mount_data(job, spec, master)
-    template = build_template(job, Component.MASTER, spec, job.spec.pods.master)
+    template = build_template(job, settings, Component.MASTER, spec)
     return build_indexed_job(job, Component.MASTER, completions=1, main_container=MASTER_CONTAINER, template=template)

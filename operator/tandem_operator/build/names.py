@@ -34,6 +34,11 @@ def token_name(job: RLJob) -> str:
     return f"{job.metadata.name}-token"
 
 
+def etcd_access_name(job: RLJob) -> str:
+    """Name of the Secret with what the job's pods show to etcd."""
+    return f"{job.metadata.name}-etcd"
+
+
 def checkpoint_claim_name(job: RLJob) -> str:
     """Name of the PersistentVolumeClaim for checkpoints: the user's, or the job's own."""
     return job.spec.checkpoint.claim or f"{job.metadata.name}-checkpoints"

@@ -10,6 +10,7 @@ from tandem_operator.build.names import (
     checkpoint_claim_name,
     config_name,
     data_claim_name,
+    etcd_access_name,
     job_identifier,
     token_name,
 )
@@ -53,6 +54,7 @@ def build_environment(job: RLJob, settings: BuildSettings, component: Component)
         "TANDEM_JOB_FILE": f"{JOB_DIRECTORY}/{JOB_FILE_NAME}",
         "TANDEM_JOB_UID": job_identifier(job),
         "TANDEM_ETCD_ENDPOINTS": settings.etcd_endpoints,
+        **({"TANDEM_ETCD_DIR": ETCD_DIRECTORY} if settings.etcd_files else {}),
         "TANDEM_TOKEN_FILE": f"{TOKEN_DIRECTORY}/{TOKEN_FILE_NAME}",
         "TANDEM_SHM_DIR": f"{SHM_DIRECTORY}/tandem",
         "TANDEM_MODEL_DIR": f"{CACHE_DIRECTORY}/model",
@@ -82,7 +84,7 @@ def build_container(
         {"name": "cache", "mountPath": CACHE_DIRECTORY},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir
     ]
-    if settings.etcd_secret:
+    if settings.etcd_files:
         mounts.append({"name": "etcd", "mountPath": ETCD_DIRECTORY, "readOnly": True})
     return {
         "name": name,
@@ -108,8 +110,8 @@ def build_volumes(job: RLJob, settings: BuildSettings) -> list[KubernetesObject]
         {"name": "cache", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
     ]
-    if settings.etcd_secret:
-        volumes.append({"name": "etcd", "secret": {"secretName": settings.etcd_secret, "defaultMode": 0o440}})
+    if settings.etcd_files:
+        volumes.append({"name": "etcd", "secret": {"secretName": etcd_access_name(job), "defaultMode": 0o440}})
     return volumes
 
 
@@ -131,9 +133,12 @@ def mount_data(job: RLJob, spec: KubernetesObject, container: KubernetesObject) 
 
 
 def build_template(
-    job: RLJob, component: Component, spec: KubernetesObject, overlay: KubernetesObject
+    job: RLJob, settings: BuildSettings, component: Component, spec: KubernetesObject
 ) -> KubernetesObject:
-    """A PodTemplateSpec that the "restricted" pod security standard admits, with the user's `overlay` merged in."""
+    """A PodTemplateSpec that the "restricted" pod security standard admits, with the overlays merged in.
+
+    The installation's overlay comes first, then the job's own.
+    """
     shared = {
         "serviceAccountName": job.metadata.name,
         "automountServiceAccountToken": False,
@@ -148,7 +153,8 @@ def build_template(
         },
     }
     template = {"metadata": {"labels": build_labels(job, component)}, "spec": {**shared, **spec}}
-    return apply_overlay(template, overlay, place=f"spec.pods.{component}")
+    template = apply_overlay(template, settings.pod_overlay, place="pod_overlay of the operator's settings")
+    return apply_overlay(template, getattr(job.spec.pods, component), place=f"spec.pods.{component}")
 
 
 def build_life_probes(job: RLJob, port: int) -> KubernetesObject:

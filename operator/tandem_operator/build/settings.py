@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 type KubernetesObject = dict[str, Any]
 """A Kubernetes object as it stands in YAML."""
@@ -21,11 +21,13 @@ class BuildSettings(BaseModel):
     """Used where spec.images.rollout is left out."""
     etcd_endpoints: str
     """host:port as the job's pods reach it, several separated by commas."""
-    etcd_secret: str | None = None
-    """Secret in the job's namespace with what its pods show to etcd (ca.crt, tls.crt, tls.key, username, password),
-    mounted at /etc/tandem/etcd."""
+    etcd_files: dict[str, str] = Field(default_factory=dict, repr=False)
+    """What the job's pods show to etcd, by file name (`tandem_core.coordination.access.EtcdAccess.files`): becomes a
+    Secret of the job's own. Empty: etcd asks for nothing."""
     device_class: str = "gpu.nvidia.com"
     """The DRA DeviceClass of the GPUs."""
+    pod_overlay: dict[str, Any] = Field(default_factory=dict)
+    """Patch of every pod's template, merged before the job's own spec.pods."""
     token: str = ""
     """Bearer token of the job's HTTP APIs: the caller makes it once for each job (`secrets.token_urlsafe(32)`) and
     keeps it. Empty: the Secret is there already and is left alone."""
