@@ -45,6 +45,8 @@ class WorkloadSupervisor:
         self._changed = asyncio.Event()
         self._wanted = len(workload.pods) if workload.replicas is None else workload.replicas
         self._removed: set[str] = set()
+        self._ending: dict[str, asyncio.Event] = {}
+        """For each pod that was started: whether no other is to take its place."""
         self._failed_pods = 0
         self._replaced = dict.fromkeys((pod.name for pod in workload.pods), 0)
         self._running: dict[str, PodSupervisor] = {}
@@ -81,17 +83,23 @@ class WorkloadSupervisor:
         """Have the first `count` pods run; those that are removed end as in `stop`, and may come again."""
         self._wanted = count
         for pod in self.workload.pods[count:]:
-            if pod.name in self._running:
+            if pod.name in self._ending:
                 self._removed.add(pod.name)
-                self._running[pod.name].stop()
+                self._end(pod.name)
         self._changed.set()
 
     def stop(self) -> None:
         """End all pods; `run` returns once they have ended."""
         self._stopping.set()
         self._changed.set()
-        for pod in self._running.values():
-            pod.stop()
+        for pod in self._ending:
+            self._end(pod)
+
+    def _end(self, pod: str) -> None:
+        """End the pod, or the wait before another one takes its place."""
+        self._ending[pod].set()
+        if pod in self._running:
+            self._running[pod].stop()
 
     def _is_over(self, tasks: Collection["asyncio.Task[None]"]) -> bool:
         """Whether it is stopped, a pod failed the Job, or all pods are complete; what can be scaled never is."""
@@ -104,16 +112,18 @@ class WorkloadSupervisor:
         """Start what is wanted and was never started, or has ended because it was removed."""
         for name in [name for name in self._removed if tasks[name].done()]:
             self._removed.remove(name)
-            del tasks[name]
+            del tasks[name], self._ending[name]
         for pod in self.workload.pods[: self._wanted]:
             if pod.name not in tasks:
+                self._ending[pod.name] = asyncio.Event()
                 tasks[pod.name] = asyncio.create_task(self._run_pod(pod))
                 tasks[pod.name].add_done_callback(lambda _: self._changed.set())
 
     async def _run_pod(self, pod: LocalPod) -> None:
         terms = RestartTerms(pod.restart_rule, self.workload.limit, self.workload.failure_rules)
         streak = FailureStreak(self._surroundings.back_off)
-        while not self._stopping.is_set():
+        ending = self._ending[pod.name]
+        while not ending.is_set():
             began = time.monotonic()
             supervisor = PodSupervisor(
                 pod, self._places, self._environments.get(pod.name, {}), terms, self._surroundings
@@ -127,7 +137,7 @@ class WorkloadSupervisor:
                 self._surroundings.on_change()
             if end.verdict is Verdict.COMPLETE or not self._may_replace(pod, end):
                 return
-            if await wait_for_event(self._stopping, streak.delay_after(time.monotonic() - began)):
+            if await wait_for_event(ending, streak.delay_after(time.monotonic() - began)):
                 return
             self._replaced[pod.name] += 1
 
