@@ -3,7 +3,7 @@ SHELL := /bin/bash -o pipefail
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell tools/find-python)
-EXTRAS := operator trainer sidecar rollout local bench dev
+EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
 .PHONY: help setup demo test verify generate lock clean test-gpu ablations chaos
@@ -33,7 +33,7 @@ chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure r
 verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core operator trainer sidecar rollout local bench
+	$(BIN)/mypy core operator trainer sidecar rollout sandbox local bench
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
 	tools/check-tree

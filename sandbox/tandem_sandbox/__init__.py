@@ -1,0 +1,1 @@
+"""The code sandbox: runs and judges untrusted programs in containers that are used once."""

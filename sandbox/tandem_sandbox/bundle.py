@@ -1,0 +1,112 @@
+"""The OCI bundle of a container that waits for what it is to run. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem_sandbox.images.image import Image
+
+USER = 1000
+"""User and group of the program in its container."""
+WORK_FOLDER = "/work"
+INPUT_FILE = "/.tandem/stdin"
+"""In the container; only readable."""
+_MAPPED = 65_536  # users of a container
+_FIRST_HOST_USER = 0x40000000  # far above what machines give to people and services
+_OPEN_FILES = 1024
+
+_NAMESPACES = ("user", "pid", "mount", "ipc", "uts", "network", "cgroup")
+_MASKED = (
+    "acpi", "asound", "interrupts", "kcore", "keys", "kmsg", "kpagecount", "kpageflags", "latency_stats", 
+    "sched_debug", "scsi", "slabinfo", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
+)  # fmt: skip
+_READ_ONLY = ("bus", "fs", "irq", "sys")
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlaces:
+    """Where the parts of one container lie on the machine."""
+
+    number: int
+    """Of the lane; gives its users."""
+    folder: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The OCI bundle."""
+        return self.folder / "bundle"
+
+    @property
+    def writable(self) -> Path:
+        """A file system in memory for all that the container writes."""
+        return self.folder / "writable"
+
+    @property
+    def root(self) -> Path:
+        """The container's root file system, as an overlay."""
+        return self.folder / "root"
+
+    @property
+    def process_file(self) -> Path:
+        """Holds the number of the container's first process."""
+        return self.folder / "pid"
+
+    @property
+    def host_user(self) -> int:
+        """The user and group that `USER` is outside."""
+        return self.first_host_user + USER
+
+    @property
+    def first_host_user(self) -> int:
+        """The user that the container's root is outside. No two lanes share users."""
+        return _FIRST_HOST_USER + self.number * _MAPPED
+
+
+def build_bundle(image: Image, places: LanePlaces, seccomp: dict[str, Any]) -> dict[str, Any]:
+    """config.json: all namespaces, no capabilities; the first process is a shell that reads what to do."""
+    users = [{"containerID": 0, "hostID": places.first_host_user, "size": _MAPPED}]
+    return {
+        "ociVersion": "1.0.0",
+        "process": {
+            "user": {"uid": USER, "gid": USER},
+            "args": ["/bin/sh"],
+            "env": [f"PATH={image.path}"],
+            "cwd": "/",
+            "noNewPrivileges": True,
+            "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
+            # A core limit of 1 also keeps a kernel that pipes core files to a program from starting it.
+            "rlimits": [_limit("CORE", 1), _limit("NOFILE", _OPEN_FILES), _limit("MEMLOCK", 65_536)],
+            "oomScoreAdj": 1000,
+        },
+        "root": {"path": str(places.root), "readonly": False},
+        "hostname": "sandbox",
+        "mounts": _build_mounts(image, places),
+        "linux": {
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "uidMappings": users,
+            "gidMappings": users,
+            "seccomp": seccomp,
+            "maskedPaths": [f"/proc/{name}" for name in _MASKED],
+            "readonlyPaths": [f"/proc/{name}" for name in _READ_ONLY],
+            "rootfsPropagation": "private",
+        },
+    }
+
+
+def _build_mounts(image: Image, places: LanePlaces) -> Sequence[dict[str, Any]]:
+    secure = ["nosuid", "nodev"]
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": [*secure, "noexec"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+        _bind(places.writable / "shm", "/dev/shm", [*secure, "rw"]),  # noqa: S108 - a path in the container
+        *(_bind(source, f"/{target}", [*secure, "ro"]) for target, source in image.binds.items()),
+    ]
+
+
+def _bind(source: Path, target: str, options: Sequence[str]) -> dict[str, Any]:
+    return {"destination": target, "type": "bind", "source": str(source), "options": ["rbind", *options]}
+
+
+def _limit(name: str, value: int) -> dict[str, Any]:
+    return {"type": f"RLIMIT_{name}", "hard": value, "soft": value}

@@ -1,0 +1,44 @@
+"""Puts files into a container's root file system while nothing runs in it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tandem_sandbox.bundle import INPUT_FILE, WORK_FOLDER, LanePlaces
+from tandem_sandbox.job import JobFile
+
+_SHARED_FOLDER = 0o1777
+
+
+def write_layout(places: LanePlaces) -> None:
+    """The folders that a container finds beside its image's, in the upper layer."""
+    upper = places.writable / "upper"
+    for folder in (upper, places.writable / "overlay", places.writable / "shm", upper / ".tandem", upper / "tmp"):
+        folder.mkdir(mode=0o755)
+    for shared in (upper / "tmp", places.writable / "shm"):
+        shared.chmod(_SHARED_FOLDER)
+    work = upper / WORK_FOLDER.lstrip("/")
+    work.mkdir(mode=0o755)
+    os.chown(work, places.host_user, places.host_user)
+
+
+def write_files(places: LanePlaces, files: Mapping[str, JobFile], stdin: bytes) -> None:
+    """Input and files. Raises OSError with ENOSPC if they exceed the limits of the container's files."""
+    # Through the overlay, not below it: the kernel forbids changing the layers of one that is mounted.
+    (places.root / INPUT_FILE.lstrip("/")).write_bytes(stdin)
+    work = places.root / WORK_FOLDER.lstrip("/")
+    folders: set[Path] = set()
+    for name, file in files.items():
+        path = work / name
+        for folder in reversed(path.relative_to(work).parents[:-1]):
+            _make_folder(work / folder, folders, places.host_user)
+        path.write_bytes(file.data)
+        path.chmod(0o755 if file.executable else 0o644)
+        os.chown(path, places.host_user, places.host_user)
+
+
+def _make_folder(folder: Path, made: set[Path], owner: int) -> None:
+    if folder not in made:
+        folder.mkdir()
+        os.chown(folder, owner, owner)
+        made.add(folder)

@@ -1,0 +1,28 @@
+"""What the shell in a container is told. Pure."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from tandem_sandbox.bundle import INPUT_FILE, WORK_FOLDER
+
+READY = b"echo\n"
+"""The shell answers with a line as soon as it is there."""
+
+
+def build_script(command: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """Run the command with an environment of its own; the shell ends with its exit code.
+
+    The shell stays the first process: a program that is the first one of its process namespace does not die of the
+    signals that it sends itself. What the shell says of signals must not mix with the program's own words.
+    """
+    settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    # A name alone could be one of the shell's own commands.
+    program = " ".join([*settings, shlex.join(command if "/" in command[0] else ["env", *command])])
+    lines = [
+        "exec 3>&2 2>/dev/null",
+        f"cd {WORK_FOLDER} || exit 126",
+        f"{program} <{INPUT_FILE} 2>&3 3>&-",
+        "exit $?",
+        "",
+    ]
+    return "\n".join(lines).encode()

@@ -1,0 +1,149 @@
+"""The service without HTTP: images, containers, programs and judgements together."""
+
+import asyncio
+import dataclasses
+import platform
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from tandem_core.errors import TandemError
+from tandem_core.sandbox.messages import (
+    File,
+    JudgeRequest,
+    JudgeResult,
+    LanguageDescription,
+    LanguageList,
+    RunRequest,
+    RunResult,
+    Verdict,
+)
+
+from tandem_sandbox.container import Runtime
+from tandem_sandbox.control_groups import ControlGroups
+from tandem_sandbox.images.host_image import make_host_image
+from tandem_sandbox.images.image import Image
+from tandem_sandbox.images.store import ImageStore
+from tandem_sandbox.job import ContainerError, Job, JobFile, Outcome
+from tandem_sandbox.judging import Judge
+from tandem_sandbox.lane import Lane
+from tandem_sandbox.languages import COMPILE_ENVIRONMENT, LANGUAGES, languages_in
+from tandem_sandbox.mounts import SAFE, mount
+from tandem_sandbox.pool import LanePool
+from tandem_sandbox.programs import CompileError, Programs, UnknownLanguage
+from tandem_sandbox.seccomp import build_seccomp
+from tandem_sandbox.settings import Settings
+from tandem_sandbox.verdicts import verdict_of
+
+
+class Service:
+    """`async with Service.open(settings, groups) as service`."""
+
+    def __init__(self, settings: Settings, pool: LanePool, images: Sequence[Image]) -> None:
+        self._images = images
+        self.pool = pool
+        self._programs = Programs(pool, self.find_image)
+        self._judge = Judge(pool, self._programs, settings.running)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, groups: ControlGroups) -> AsyncIterator[Self]:
+        """Make the lanes, and have containers wait. In the service's own namespaces. Raises TandemError, OSError."""
+        groups.prepare()
+        settings.run_folder.mkdir(parents=True, exist_ok=True)
+        mount("tmpfs", settings.run_folder, "tmpfs", SAFE, "mode=711")
+        images = await asyncio.to_thread(_load_images, settings)
+        runtime = Runtime(settings.runtime, settings.run_folder / "runtime", build_seccomp(platform.machine()))
+        runtime.state_folder.mkdir(mode=0o700)
+        lanes = [
+            Lane.make(number, settings.run_folder, runtime, groups.create(f"lane-{number}"))
+            for number in range(settings.running + settings.ahead)
+        ]
+        async with LanePool(lanes, settings.running) as pool:
+            try:
+                await pool.warm(images[0])
+            except ContainerError as error:
+                raise TandemError(str(error)) from error
+            yield cls(settings, pool, images)
+
+    def find_image(self, name: str | None, language: str | None) -> Image:
+        """The image of this name, or the first one that has the language. Raises UnknownLanguage."""
+        for image in self._images:
+            if (name is None or image.name == name) and (language is None or LANGUAGES[language].is_in(image)):
+                return image
+        if name is not None and all(image.name != name for image in self._images):
+            known = ", ".join(image.name for image in self._images)
+            raise UnknownLanguage(f"there is no image {name!r}; there are {known}")
+        where = f"image {name} has" if name else "no image has"
+        raise UnknownLanguage(f"{where} no {language}: build one with `tandem-sandbox image build`")
+
+    def list_languages(self) -> LanguageList:
+        """All languages that an image has."""
+        having = {image.name: set(languages_in(image)) for image in self._images}
+        return LanguageList(
+            languages=tuple(
+                LanguageDescription(name=name, images=images, compiled=language.compile is not None)
+                for name, language in sorted(LANGUAGES.items())
+                if (images := tuple(image for image, names in having.items() if name in names))
+            )
+        )
+
+    async def judge(self, request: JudgeRequest) -> JudgeResult:
+        """Judge programs. Raises UnknownLanguage; CompileError and ContainerError of a checker."""
+        return await self._judge.judge(request)
+
+    async def run(self, request: RunRequest) -> RunResult:
+        """Run a program or command once. Raises UnknownLanguage."""
+        try:
+            image, job = await self._plan_run(request)
+            outcome = await self.pool.run(image, job)
+        except CompileError as error:
+            return RunResult(verdict=Verdict.CE, detail="it does not compile", stderr=str(error))
+        except ContainerError as error:
+            return RunResult(verdict=Verdict.IE, detail=str(error))
+        return _build_result(outcome, job)
+
+    async def _plan_run(self, request: RunRequest) -> tuple[Image, Job]:
+        if request.source is not None:
+            program = await self._programs.get(request.source)
+            image, job = program.image, program.build_job(request.limits)
+        else:
+            image = self.find_image(request.image, None)
+            environment = {**image.environment, **COMPILE_ENVIRONMENT}
+            job = Job(request.command or (), request.limits, environment=environment)
+        return image, dataclasses.replace(
+            job,
+            command=(*job.command, *request.arguments),
+            files={**{path: JobFile(file.data, file.executable) for path, file in request.files.items()}, **job.files},
+            stdin=request.stdin.encode(),
+            environment={**job.environment, **request.environment},
+            outputs=request.outputs,
+        )
+
+
+def _load_images(settings: Settings) -> list[Image]:
+    images = ImageStore(settings.home).list_images()
+    if settings.host_image:
+        folder = settings.run_folder / "images"
+        folder.mkdir()
+        images.append(make_host_image(Path(folder)))
+    if not images:
+        raise TandemError("there are no images: build one with `tandem-sandbox image build`, or say --host-image")
+    return images
+
+
+def _build_result(outcome: Outcome, job: Job) -> RunResult:
+    verdict, detail = verdict_of(outcome, job.limits)
+    return RunResult(
+        verdict=verdict,
+        detail=detail,
+        exit_code=outcome.exit_code,
+        stdout=outcome.stdout.decode(errors="replace"),
+        stderr=outcome.stderr.decode(errors="replace"),
+        cpu_seconds=outcome.cpu_seconds,
+        wall_seconds=outcome.wall_seconds,
+        memory_bytes=outcome.memory_bytes,
+        files={path: File.of(file.data, executable=file.executable) for path, file in outcome.files.items()},
+        left_out=outcome.left_out,
+    )

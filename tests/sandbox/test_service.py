@@ -1,0 +1,237 @@
+"""The service as its clients see it: verdicts, limits, overload, clients that go away, crashes."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from tandem_core.sandbox.client import SandboxClient, SandboxError, SandboxUnavailable
+from tandem_core.sandbox.messages import (
+    MEBIBYTE,
+    Case,
+    ExactChecker,
+    File,
+    FloatsChecker,
+    JudgeRequest,
+    Limits,
+    ProgramChecker,
+    RunRequest,
+    Source,
+    TokensChecker,
+    Verdict,
+)
+
+from .conftest import TOKEN, RunningSandbox, wait_until
+
+ADD = {
+    "python": "print(sum(map(int, input().split())))",
+    "bash": "read a b; echo $((a + b))",
+    "c": '#include <stdio.h>\nint main(void) { int a, b; scanf("%d%d", &a, &b); printf("%d", a + b); }',
+    "cpp": "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }",
+    "perl": 'my ($a, $b) = split " ", <STDIN>; print $a + $b;',
+    "javascript": 'const [a, b] = require("fs").readFileSync(0, "utf8").split(" ").map(Number); console.log(a + b);',
+    "java": "public class Main { public static void main(String[] a) { var s = new java.util.Scanner(System.in);"
+    " System.out.println(s.nextInt() + s.nextInt()); } }",
+    "go": 'package main\nimport "fmt"\nfunc main() { var a, b int; fmt.Scan(&a, &b); fmt.Println(a + b) }',
+    "rust": "use std::io::*; fn main() { let mut s = String::new(); stdin().read_to_string(&mut s).unwrap();"
+    ' println!("{}", s.split_whitespace().map(|x| x.parse::<i64>().unwrap()).sum::<i64>()); }',
+}
+SUMS = tuple(Case(stdin=f"{n} {n + 1}\n", expected=f"{2 * n + 1}\n") for n in range(5))
+LIMITS = Limits(cpu_seconds=1, memory_bytes=128 * MEBIBYTE, output_bytes=4096)
+
+
+async def verdicts(client: SandboxClient, language: str, code: str, **more: object) -> list[Verdict]:
+    request = JudgeRequest.model_validate(
+        {"programs": [Source(language=language, code=code)], "cases": SUMS, "limits": LIMITS, **more}
+    )
+    return [case.verdict for case in (await client.judge(request)).programs[0].cases]
+
+
+async def test_every_language_of_the_machine_judges_a_right_program_right(client: SandboxClient) -> None:
+    known = {language.name for language in (await client.languages()).languages}
+    assert {"python", "bash", "perl"} <= known
+    limits = Limits(cpu_seconds=5)
+    for language in sorted(known & ADD.keys()):
+        assert await verdicts(client, language, ADD[language], limits=limits) == [Verdict.OK] * 5, language
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        ("print(-1)", Verdict.WA),
+        ("while True: pass", Verdict.TLE),
+        ("x = b'1' * (1 << 30)", Verdict.MLE),
+        ("print('x' * 100_000)", Verdict.OLE),
+        ("raise SystemExit(1)", Verdict.RE),
+        ("import os; os.kill(os.getpid(), 11)", Verdict.RE),
+        ("import os; os.abort()", Verdict.RE),
+    ],
+)
+async def test_each_failure_has_its_verdict(client: SandboxClient, code: str, verdict: Verdict) -> None:
+    assert await verdicts(client, "python", code, stop_early=True) == [verdict]
+
+
+async def test_a_program_that_does_not_compile_is_a_compile_error(client: SandboxClient) -> None:
+    request = JudgeRequest(
+        programs=(Source(language="c", code="int main(void) { return x; }"), Source(language="c", code=ADD["c"])),
+        cases=SUMS,
+        checker=TokensChecker(),
+    )
+    broken, right = (await client.judge(request)).programs
+    assert (broken.verdict, broken.cases) == (Verdict.CE, ())
+    assert "undeclared" in broken.detail
+    assert (right.verdict, right.passed) == (Verdict.OK, 5)
+
+
+async def test_all_cases_are_judged_unless_it_is_to_stop_early(client: SandboxClient) -> None:
+    code = "a, b = map(int, input().split()); print(a + b if a < 2 else 0)"
+    assert await verdicts(client, "python", code) == [Verdict.OK] * 2 + [Verdict.WA] * 3
+    assert await verdicts(client, "python", code, stop_early=True) == [Verdict.OK] * 2 + [Verdict.WA]
+
+
+async def test_checkers_decide_what_is_right(client: SandboxClient) -> None:
+    shifted = "print(' ', sum(map(int, input().split())), '\\n')"
+    assert await verdicts(client, "python", shifted, checker=ExactChecker()) == [Verdict.WA] * 5
+    assert await verdicts(client, "python", shifted, checker=TokensChecker()) == [Verdict.OK] * 5
+    nearly = "print(sum(map(int, input().split())) + 1e-9)"
+    assert await verdicts(client, "python", nearly, checker=TokensChecker()) == [Verdict.WA] * 5
+    assert await verdicts(client, "python", nearly, checker=FloatsChecker()) == [Verdict.OK] * 5
+
+
+async def test_a_checker_may_be_a_program(client: SandboxClient) -> None:
+    code = """
+import sys
+given, output, expected = (open(name).read().split() for name in sys.argv[1:])
+sys.exit(0 if int(output[0]) % 100 == int(expected[0]) else 1 if output[0] != "9999" else 7)
+"""
+    checker = ProgramChecker(source=Source(language="python", code=code))
+    right = "print(sum(map(int, input().split())) + 100)"
+    assert await verdicts(client, "python", right, checker=checker) == [Verdict.OK] * 5
+    assert await verdicts(client, "python", "print(50)", checker=checker) == [Verdict.WA] * 5
+    assert await verdicts(client, "python", "print(9999)", checker=checker) == [Verdict.IE] * 5
+
+
+async def test_the_same_program_gets_the_same_verdicts_under_full_load(client: SandboxClient) -> None:
+    heavy = "s = 0\nfor i in range(600_000): s += i\nprint(sum(map(int, input().split())))"
+    runs = await asyncio.gather(*(verdicts(client, "python", heavy) for _ in range(10)))
+    assert runs == [[Verdict.OK] * 5] * 10
+
+
+async def test_limits_hold_within_five_percent(client: SandboxClient) -> None:
+    loop = Source(language="python", code="while True: pass")
+    result = await client.run(RunRequest(source=loop, limits=Limits(cpu_seconds=0.5)))
+    assert 0.5 <= result.cpu_seconds <= 0.525, result
+    fits = Source(language="python", code="x = bytearray(b'1' * (88 << 20)); print(len(x))")
+    result = await client.run(RunRequest(source=fits, limits=Limits(memory_bytes=200 * MEBIBYTE)))
+    assert result.verdict == Verdict.OK, result
+    assert 176 * MEBIBYTE <= result.memory_bytes <= 200 * MEBIBYTE
+
+
+async def test_a_run_gets_files_input_arguments_and_environment_and_gives_files_back(client: SandboxClient) -> None:
+    request = RunRequest(
+        command=("sh", "-c", 'cat data/in.txt - > out.txt; printf "%s %s" "$0 $1" "$NAME"', "a'b"),
+        arguments=("c d",),
+        environment={"NAME": "it's $HOME"},
+        files={"data/in.txt": File(text="first\n"), "bytes": File.of(b"\xff\x00")},
+        stdin="second\n",
+        outputs=("out.txt", "bytes"),
+    )
+    result = await client.run(request)
+    assert (result.verdict, result.stdout) == (Verdict.OK, "a'b c d it's $HOME"), result
+    assert {path: file.data for path, file in result.files.items()} == {
+        "out.txt": b"first\nsecond\n",
+        "bytes": b"\xff\x00",
+    }
+
+
+async def test_bad_requests_are_told_what_is_wrong(client: SandboxClient, sandbox: RunningSandbox) -> None:
+    for request, words in (
+        (RunRequest(source=Source(language="cobol85", code="")), "no language 'cobol85'"),
+        (RunRequest(command=("true",), image="nowhere"), "no image 'nowhere'"),
+    ):
+        with pytest.raises(SandboxError, match=words):
+            await client.run(request)
+    async with httpx.AsyncClient(base_url=sandbox.url, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        bad_path = {"command": ["true"], "files": {"../../etc/passwd": {"text": ""}}}
+        assert (await http.post("/v1/run", json=bad_path)).status_code == 422
+        assert (await http.post("/v1/judge", json={"programs": [], "cases": []})).status_code == 422
+        metrics = (await http.get("/metrics")).text
+        assert 'tandem_sandbox_verdicts_total{verdict="OK"}' in metrics
+
+
+async def test_nothing_is_run_without_the_token(sandbox: RunningSandbox) -> None:
+    async with SandboxClient(sandbox.url, "guess") as stranger:
+        with pytest.raises(SandboxError, match="401"):
+            await stranger.run(RunRequest(command=("true",)))
+
+
+def test_the_api_is_described(sandbox: RunningSandbox) -> None:
+    described = httpx.get(f"{sandbox.url}/openapi.json").json()
+    assert {"/v1/run", "/v1/judge", "/v1/languages"} <= described["paths"].keys()
+    assert described["components"]["schemas"]["Limits"]["properties"]["cpu_seconds"]["description"]
+
+
+async def test_an_overloaded_service_says_when_to_come_again(other_sandbox: RunningSandbox) -> None:
+    other_sandbox.options = (*other_sandbox.options, "--queued", "1")
+    other_sandbox.start()
+    async with SandboxClient(other_sandbox.url, TOKEN) as patient:
+        slow = asyncio.create_task(patient.run(RunRequest(command=("sleep", "1"), limits=Limits(wall_seconds=10))))
+        refused = None
+        while not slow.done() and refused is None:
+            answer = await asyncio.to_thread(_post_true, other_sandbox)
+            refused = answer if answer.status_code == 429 else None
+        assert refused is not None
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert (await patient.run(RunRequest(command=("true",)))).verdict == Verdict.OK
+        assert (await slow).verdict == Verdict.OK
+
+
+def _post_true(sandbox: RunningSandbox) -> httpx.Response:
+    return httpx.post(
+        f"{sandbox.url}/v1/run", json={"command": ["true"]}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+    )
+
+
+async def test_a_client_that_goes_away_has_its_container_ended(client: SandboxClient, sandbox: RunningSandbox) -> None:
+    marker = "987654.25"
+    running = asyncio.create_task(client.run(RunRequest(command=("sleep", marker), limits=Limits(wall_seconds=600))))
+    await asyncio.to_thread(wait_until, lambda: _runs(marker), "the program runs")
+    running.cancel()
+    await asyncio.to_thread(wait_until, lambda: not _runs(marker), "the program is ended", 10.0)
+    assert (await client.run(RunRequest(command=("true",)))).verdict == Verdict.OK
+
+
+async def test_a_service_that_is_killed_takes_all_with_it_and_starts_again(other_sandbox: RunningSandbox) -> None:
+    other_sandbox.start()
+    marker = "987654.75"
+    async with SandboxClient(other_sandbox.url, TOKEN, patience_seconds=0.1) as impatient:
+        request = RunRequest(command=("sh", "-c", f"setsid sleep {marker} & sleep {marker}"))
+        running = asyncio.create_task(impatient.run(request))
+        await asyncio.to_thread(wait_until, lambda: _runs(marker), "the program runs")
+        await asyncio.to_thread(other_sandbox.stop, signal.SIGKILL)
+        with pytest.raises(SandboxUnavailable):
+            await running
+    await asyncio.to_thread(wait_until, lambda: not _runs(marker), "the program is ended", 10.0)
+    assert other_sandbox.control_groups() != []
+    await asyncio.to_thread(other_sandbox.start)
+    async with SandboxClient(other_sandbox.url, TOKEN) as again:
+        assert (await again.run(RunRequest(command=("true",)))).verdict == Verdict.OK
+    assert other_sandbox.stop() == 0
+    assert other_sandbox.control_groups() == []
+
+
+async def test_a_home_has_one_service(sandbox: RunningSandbox) -> None:
+    other = RunningSandbox(sandbox.home)
+    with pytest.raises(AssertionError, match="another sandbox has the home"):
+        await asyncio.to_thread(other.start)
+
+
+def _runs(marker: str) -> bool:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return False
