@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tandem_operator.generate.crd import render_crd
 
 from tools.cluster.control_plane import serve_control_plane
 from tools.cluster.programs import CONTROL_PLANE, ProgramsMissing, find_programs
@@ -33,6 +34,16 @@ def kubernetes() -> Iterator[Path]:
 def kubectl(kubernetes: Path) -> list[str]:
     """How to call kubectl with the cluster of the tests."""
     return [str(find_programs(CONTROL_PLANE) / "kubectl"), "--kubeconfig", str(kubernetes)]
+
+
+@pytest.fixture(scope="session")
+def crd(kubernetes: Path, kubectl: list[str]) -> Path:
+    """The kubeconfig of a cluster that knows RLJobs."""
+    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", "-"]
+    subprocess.run(apply, input=render_crd(), text=True, check=True, capture_output=True)
+    established = ["wait", "crd/rljobs.tandem.dev", "--for=condition=Established", "--timeout=60s"]
+    subprocess.run([*kubectl, *established], check=True, capture_output=True)
+    return kubernetes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ class ConditionType(StrEnum):
 
     meaning: str
 
-    def __new__(cls, value: str, meaning: str) -> Self:
+    def __new__(cls, value: str, meaning: str = "") -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -31,7 +31,7 @@ class Reason(StrEnum):
     remedy: str
     """What a person can do; empty: nothing has to be done."""
 
-    def __new__(cls, value: str, meaning: str, remedy: str = "") -> Self:
+    def __new__(cls, value: str, meaning: str = "", remedy: str = "") -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
