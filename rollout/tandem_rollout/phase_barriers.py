@@ -108,12 +108,15 @@ class PhaseBarriers:
         """The acknowledgements of the sidecars that serve `version`.
 
         Goes on without stragglers at the deadline, and at once without those that failed if others have the version.
-        Raises AckError if all that answered failed.
+        If its bytes are damaged for all of them, these acknowledgements are returned at once. Raises AckError if all
+        that answered failed otherwise.
         """
 
         def settled(acks: Mapping[str, Ack]) -> bool:
-            answers = [acks.get(below + name) for name in self._sidecars]
-            return all(answers) and any(ack is not None and not ack.error for ack in answers)
+            answers = [ack for name in self._sidecars if (ack := acks.get(below + name)) is not None]
+            return len(answers) == len(self._sidecars) and (
+                any(not ack.error for ack in answers) or all(ack.damaged for ack in answers)
+            )
 
         with self._waits_for(Phase.LOADING, version, self._sidecars) as below:
             try:
@@ -126,6 +129,8 @@ class PhaseBarriers:
         for ack in answered:
             if ack.error:
                 log.warning("going on without an engine", member=ack.member, version=version, error=ack.error)
+        if answered and all(ack.damaged for ack in answered):
+            return answered
         if answered and not loaded:
             raise AckError(answered[0])
         return loaded

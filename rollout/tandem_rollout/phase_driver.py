@@ -94,12 +94,14 @@ class PhaseDriver:
                 if record.phase == Phase.DONE:
                     break
                 following = next_phase(record.phase, record.iteration, self._spec.iterations)
+                if record.phase == Phase.LOADING and outcome.attempt:
+                    following = Phase.PUBLISHING, record.iteration
                 control, reason = self._control.value, ""
                 if following[0] == Phase.ROLLOUT and control is not None and control.stop:
                     following = Phase.DONE, record.iteration
                     reason = f"stopped: {control.reason}" if control.reason else "stopped"
                 before, record = record, await self._turn(*following, outcome, reason=reason, stopped=bool(reason))
-                if before.phase == Phase.LOADING:
+                if before.phase == Phase.LOADING and record.phase != Phase.PUBLISHING:
                     seconds, self._phase_seconds = self._phase_seconds, {}
                     await self._history.end_iteration(before.iteration, seconds)
         return record
@@ -133,7 +135,9 @@ class PhaseDriver:
         if start.phase == Phase.FAILED and record is not None:
             return record
         void = [self._keys.acks(start.iteration), self._keys.acks(start.iteration + 1)] if start.repeated else []
-        return await self._turn(start.phase, start.iteration, Outcome(delete_prefixes=void))
+        same = record is not None and (start.phase, start.iteration) == (record.phase, record.iteration)
+        attempt = record.attempt if record is not None and same else 0
+        return await self._turn(start.phase, start.iteration, Outcome(delete_prefixes=void, attempt=attempt))
 
     def _take_up_changes(self) -> None:
         """The phase that begins is carried out by the specification as it is now."""
@@ -156,6 +160,7 @@ class PhaseDriver:
             version=phase_version(phase, iteration, self._steps.committed),
             token=self._leadership.token,
             started_at=now,
+            attempt=outcome.attempt,
             reason=reason,
             stopped=stopped,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
+from tandem_core.coordination.barrier import AckError
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.mirror import Mirror
 from tandem_core.coordination.records import Ack, Activity, Member, PhaseRecord, Record, Summary
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 
 RECALL_SECONDS = 1.0
 """How long drained engines may take to give back requests after they have acknowledged."""
+
+MOST_ATTEMPTS = 3
+"""How often a version is published while its bytes turn out not to be what the ranks attested; then the job ends."""
 
 
 class RolloutSteps(Protocol):
@@ -71,6 +75,8 @@ class Outcome:
     """Adds what there is to tell."""
     seconds_aside: float = 0.0
     """Of the phase's time, what is no part of it."""
+    attempt: int = 0
+    """The next phase's PhaseRecord.attempt. After Loading, if it is not 0, the version is to be published again."""
 
 
 class PhaseSteps:
@@ -124,9 +130,9 @@ class PhaseSteps:
             case Phase.TRAINING:
                 return await self._train(iteration)
             case Phase.PUBLISHING:
-                return await self._publish(iteration, record.token)
+                return await self._publish(iteration, record)
             case Phase.LOADING:
-                return await self._load(iteration)
+                return await self._load(iteration, record.attempt)
             case Phase.DONE:
                 await self._wait_for_trainers(Phase.DONE, iteration)
                 await self._history.flush()
@@ -178,7 +184,7 @@ class PhaseSteps:
         await self._history.prune(int(oldest) + 1)
         return Outcome(summarise=lambda summary: add_training(summary, metrics))
 
-    async def _publish(self, version: int, token: int) -> Outcome:
+    async def _publish(self, version: int, record: PhaseRecord) -> Outcome:
         """Commits the version in the same transaction that begins Loading."""
         async with asyncio.TaskGroup() as tasks:
             if version > self._last_trained:
@@ -187,12 +193,12 @@ class PhaseSteps:
         self._last_trained = max(version, self._last_trained)
         deadline = phase_deadline(self.spec, Phase.PUBLISHING)
         manifest = await observe_manifest(self._store, self._keys, version, deadline)
-        commit = build_commit(manifest, token)
+        commit = build_commit(manifest, record.token)
         self._note_commit(version)
         puts = {self._keys.commit(version): commit, self._keys.newest_commit: commit}
-        return Outcome(puts, tuple(old_prefixes(self._keys, version)))
+        return Outcome(puts, tuple(old_prefixes(self._keys, version)), attempt=record.attempt)
 
-    async def _load(self, version: int) -> Outcome:
+    async def _load(self, version: int, attempt: int) -> Outcome:
         """Engines take the version. The next rollouts begin at once: each engine gets answers as soon as it serves."""
         due = evaluation_due(self.spec, version, self._evaluated)
         async with asyncio.TaskGroup() as tasks:
@@ -200,6 +206,12 @@ class PhaseSteps:
                 tasks.create_task(self._rollouts.start(version + 1))
             acks = await self._barriers.wait_for_loaded(version)
         self._history.note_activities(acks, self._members.values)
+        if acks and all(ack.damaged for ack in acks):
+            if attempt == MOST_ATTEMPTS - 1:
+                raise AckError(acks[0])
+            log.error("the version is damaged, and published again", version=version, error=acks[0].error)
+            void = [self._keys.acks(version, phase) for phase in (Phase.PUBLISHING, Phase.LOADING)]
+            return Outcome(delete_prefixes=void, attempt=attempt + 1)
         return await self._evaluate(version) if due else Outcome()
 
     async def _evaluate(self, version: int) -> Outcome:

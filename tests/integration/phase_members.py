@@ -57,6 +57,8 @@ class Members:
     silent: set[tuple[str, Phase]] = field(default_factory=set)
     """Who does not acknowledge what, such as ("trainer-1", Phase.TRAINING)."""
     failing: dict[tuple[str, Phase], str] = field(default_factory=dict)
+    damaged: dict[int, int] = field(default_factory=dict)
+    """Version -> how often sidecars find other bytes than were attested."""
     trained: dict[int, list[int]] = field(default_factory=dict)
     """Rank -> the iterations it trained, in order."""
     loaded: list[int] = field(default_factory=list)
@@ -161,11 +163,14 @@ class Members:
         if (member, record.phase) in self.silent or self._stopped == (record.phase, record.iteration):
             return
         now = time.time()
+        loading = record.phase == Phase.LOADING
+        damaged = loading and record.attempt < self.damaged.get(record.version, 0)
         ack = Ack(
             member=member,
             iteration=record.iteration,
             phase=record.phase,
-            error=self.failing.get((member, record.phase), ""),
+            error="a wrong byte" if damaged else self.failing.get((member, record.phase), ""),
+            damaged=damaged,
             activities=(Activity(name=record.phase.lower(), started_at=now, ended_at=now),),
             measurements=measurements,
         )

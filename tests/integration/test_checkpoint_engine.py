@@ -110,6 +110,7 @@ async def test_weights_of_another_model_restart_the_engine_and_are_reported(side
     await trainer.enter(Phase.LOADING, 3, 3)
     ack = await trainer.ack(Phase.LOADING, 3)
     assert "model.layers.1.mlp.down_proj.weight" in ack.error
+    assert ack.damaged
     failed = await trainer.member(lambda member: member.engine.state is EngineState.FAILED)
     assert failed.engine.restarts == before + 1
     assert failed.engine.version == -1

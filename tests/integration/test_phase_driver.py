@@ -38,7 +38,8 @@ class QuickRollouts:
     buffer: ReplayBuffer
     group_size: int = 2
     hold: asyncio.Event | None = None
-    """Rollouts end when it is set."""
+    """Rollouts from iteration `hold_from` on end when it is set."""
+    hold_from: int = 1
     groups: dict[int, ScoredGroup] = field(default_factory=dict)
     committed: int = -1
     first_request_at: float = 0.0
@@ -74,7 +75,7 @@ class QuickRollouts:
 
     async def finish(self, iteration: int, deadline_seconds: float) -> None:
         self.deadlines.append(deadline_seconds)
-        if self.hold is not None:
+        if self.hold is not None and iteration >= self.hold_from:
             await self.hold.wait()
 
     async def recall(self, grace_seconds: float) -> None:
@@ -128,7 +129,12 @@ class Master:
 
 @asynccontextmanager
 async def start_master(
-    store: Store, keys: JobKeys, job: RLJob, buffer: ReplayBuffer, hold: asyncio.Event | None = None
+    store: Store,
+    keys: JobKeys,
+    job: RLJob,
+    buffer: ReplayBuffer,
+    hold: asyncio.Event | None = None,
+    hold_from: int = 1,
 ) -> AsyncIterator[Master]:
     async with AsyncExitStack() as stack:
         leadership = await stack.enter_async_context(Leadership(store, keys, "sums-master-0"))
@@ -137,7 +143,7 @@ async def start_master(
         history = HistoryWriter(buffer)
         writing = asyncio.create_task(history.run())
         stack.callback(writing.cancel)
-        rollouts, evaluation = QuickRollouts(buffer, hold=hold), QuickEvaluation()
+        rollouts, evaluation = QuickRollouts(buffer, hold=hold, hold_from=hold_from), QuickEvaluation()
         driver = PhaseDriver(job, keys, store, leadership, members, control, buffer, rollouts, evaluation, history)
         yield Master(driver, leadership, rollouts, evaluation, control, stack)
 
@@ -201,18 +207,16 @@ async def test_a_second_master_goes_on_in_any_phase(
 ) -> None:
     iteration = {Phase.WARMUP: 0, Phase.DONE: 3}.get(phase, 2)
     job, hold = build_job(), asyncio.Event()
-    async with Members(store, keys, job, buffer) as members, start_master(store, keys, job, buffer, hold) as first:
+    async with (
+        Members(store, keys, job, buffer) as members,
+        start_master(store, keys, job, buffer, hold, hold_from=iteration) as first,
+    ):
         if phase != Phase.ROLLOUT:
             hold.set()
         running = asyncio.create_task(first.driver.run())
         if phase != Phase.ROLLOUT:
             members.stop_at(phase, iteration)
         async with Mirror(store, keys.phase, PhaseRecord) as mirror:
-            if phase == Phase.ROLLOUT:
-                await mirror.wait_for(is_at(Phase.ROLLOUT, 1), 20)
-                hold.set()
-                await mirror.wait_for(is_at(Phase.TRAINING, 1), 20)
-                hold.clear()
             await mirror.wait_for(is_at(phase, iteration), 20)
         running.cancel()
         await asyncio.wait([running])
@@ -344,6 +348,32 @@ async def test_loading_goes_on_without_a_straggler(store: Store, keys: JobKeys, 
     async with Members(store, keys, job, buffer, silent=silent), start_master(store, keys, job, buffer) as master:
         record = await asyncio.wait_for(master.driver.run(), 30)
     assert record.phase == Phase.DONE
+
+
+async def test_a_version_that_no_engine_can_load_is_published_again(
+    store: Store, keys: JobKeys, buffer: ReplayBuffer
+) -> None:
+    job = build_job()
+    async with (
+        Members(store, keys, job, buffer, damaged={2: 2}) as members,
+        start_master(store, keys, job, buffer) as master,
+    ):
+        record = await asyncio.wait_for(master.driver.run(), 30)
+    assert (record.phase, record.iteration) == (Phase.DONE, 3)
+    assert [each for each in members.phases if each[1] == 2 and each[0] in (Phase.PUBLISHING, Phase.LOADING)] == [
+        *[(Phase.PUBLISHING, 2), (Phase.LOADING, 2)] * 3
+    ]
+    assert members.trained == {0: [1, 2, 3], 1: [1, 2, 3]}
+    assert [set(each.phase_seconds) for each in (await buffer.iterations())[1:]] == [set(ITERATION)] * 3
+
+
+async def test_a_version_that_stays_damaged_ends_the_job(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
+    job = build_job()
+    members = Members(store, keys, job, buffer, damaged={0: 100})
+    async with members, start_master(store, keys, job, buffer) as master:
+        record = await asyncio.wait_for(master.driver.run(), 30)
+    assert record.phase == Phase.FAILED
+    assert "a wrong byte" in record.reason
 
 
 async def test_parts_of_two_starts_of_the_trainer_are_not_committed(

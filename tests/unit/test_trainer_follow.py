@@ -18,6 +18,7 @@ def phase(name: Phase, iteration: int, version: int | None = None) -> PhaseRecor
 
 WARMUP, TRAINING, PUBLISHING = phase(Phase.WARMUP, 0), phase(Phase.TRAINING, 7), phase(Phase.PUBLISHING, 7)
 LOADING, ROLLOUT, DRAINING = phase(Phase.LOADING, 7), phase(Phase.ROLLOUT, 8), phase(Phase.DRAINING, 8)
+AGAIN = PUBLISHING.model_copy(update={"attempt": 1})
 DONE, FAILED = phase(Phase.DONE, 30), phase(Phase.FAILED, 7)
 
 FRESH = Position()
@@ -49,6 +50,9 @@ AT_30 = Position(trained=30, saved=20, published=30)
         # Publishing
         pytest.param(PUBLISHING, AT_7, STAYS, Action(Step.PUBLISH, 7), id="publish"),
         pytest.param(PUBLISHING, PUBLISHED_7, STAYS, Action(Step.ACKNOWLEDGE), id="published"),
+        pytest.param(AGAIN, PUBLISHED_7, STAYS, Action(Step.PUBLISH, 7), id="it was damaged"),
+        pytest.param(AGAIN, replace(PUBLISHED_7, offloaded=True), TAKES_TURNS, Action(Step.LOAD_BACK), id="damaged"),
+        pytest.param(AGAIN, replace(PUBLISHED_7, attempt=1), STAYS, Action(Step.ACKNOWLEDGE), id="published again"),
         pytest.param(PUBLISHING, PUBLISHED_7, TAKES_TURNS, Action(Step.OFFLOAD), id="engine gets the memory"),
         pytest.param(
             PUBLISHING, replace(PUBLISHED_7, offloaded=True), TAKES_TURNS, Action(Step.ACKNOWLEDGE), id="then told"

@@ -63,6 +63,8 @@ class Position:
     """Whether the last save failed, or the newest checkpoint was damaged: the next iteration is saved, then."""
     published: int = -1
     """The newest version that this start of the rank published or restored."""
+    attempt: int = 0
+    """PhaseRecord.attempt of that publication."""
     exported: int | None = None
     """`trained` of the exported model."""
     offloaded: bool = False
@@ -148,8 +150,8 @@ def _plan_going_back(phase: PhaseRecord, position: Position, target: int) -> Act
 
 
 def _plan_publishing(phase: PhaseRecord, position: Position, policy: Policy) -> Action:
-    if position.published != phase.iteration:
-        return Action(Step.PUBLISH, phase.iteration)
+    if position.published != phase.iteration or position.attempt < phase.attempt:
+        return Action(Step.LOAD_BACK) if position.offloaded else Action(Step.PUBLISH, phase.iteration)
     if policy.engine_releases:  # engines may take the memory as soon as all ranks have acknowledged
         return _plan_leaving_the_device(position, policy) or _acknowledge_or_wait(phase, position)
     if position.acknowledged != phase:

@@ -179,6 +179,7 @@ class PhaseLoop:
             "published_bytes": float(sum(piece.size_bytes for piece in part.slices)),
         }
         self._put_part(part)
+        self._position = replace(self._position, attempt=phase.attempt)
 
     def _restore(self, phase: PhaseRecord, action: Action) -> None:
         """What is committed must stay what it is: other bytes than the attested ones are of no use to anyone."""
@@ -224,7 +225,7 @@ class PhaseLoop:
         self._position = replace(self._position, offloaded=True)
 
     def _load_back(self, phase: PhaseRecord, action: Action) -> None:
-        if phase.phase is Phase.DONE:  # the one phase in which engines end unasked
+        if phase.phase in (Phase.DONE, Phase.PUBLISHING):  # in which engines give their devices up without a word
             self.coordination.wait_for_devices(self.job.spec.deadlines.draining)
         self.trainer.load_back()
         self._position = replace(self._position, offloaded=False)
