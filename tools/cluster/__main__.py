@@ -1,16 +1,43 @@
-"""`python -m tools.cluster`: the test cluster's command line."""
+"""The test cluster: a real Kubernetes on this machine, in namespaces of its own. See docs/test-cluster.md."""
 
 import argparse
+import os
 import signal
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
+from .cluster import Cluster, ClusterError
 from .control_plane import serve_control_plane
-from .programs import CONTROL_PLANE, ProgramsMissing, build_programs
+from .programs import CONTROL_PLANE, NODE, ProgramsMissing, build_programs, find_programs
+
+DIRECTORY_VARIABLE = "TANDEM_CLUSTER_DIR"
+
+
+def _cluster() -> Cluster:
+    return Cluster(Path(os.environ.get(DIRECTORY_VARIABLE) or Path.home() / ".tandem" / "cluster"))
 
 
 def _build(arguments: argparse.Namespace) -> None:
     print(f"Kubernetes' programs are in {build_programs()}")
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    programs, started, cluster = build_programs(), time.monotonic(), _cluster()
+    cluster.start(arguments.nodes, arguments.gpus)
+    print(f"Ready after {time.monotonic() - started:.1f} s. To use it:\n")
+    print(f"    export KUBECONFIG={cluster.kubeconfig} PATH={programs}:$PATH\n    kubectl get nodes\n")
+    print("`make cluster-down` ends it.")
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    _cluster().stop()
+
+
+def _kubectl(arguments: argparse.Namespace) -> None:
+    program = find_programs(CONTROL_PLANE + NODE) / "kubectl"
+    os.execv(program, [str(program), "--kubeconfig", str(_cluster().kubeconfig), *arguments.arguments])  # noqa: S606
 
 
 def _control_plane(arguments: argparse.Namespace) -> None:
@@ -24,16 +51,21 @@ def _control_plane(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.cluster", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, function, text in (
-        ("build", _build, "build all programs into the cache; at once when they are there"),
-        ("control-plane", _control_plane, "an API server with its controllers on free ports, without a node"),
-    ):
-        commands.add_parser(name, help=text).set_defaults(function=function)
+    build = commands.add_parser("build", help="build all programs into the cache; at once when they are there")
+    up = commands.add_parser("up", help="start a cluster and return when its nodes are ready")
+    up.add_argument("--nodes", type=int, default=1)
+    up.add_argument("--gpus", type=int, default=2, help="fake GPUs of each node")
+    down = commands.add_parser("down", help="end the cluster and remove all that it made")
+    kubectl = commands.add_parser("kubectl", help="kubectl with the running cluster")
+    kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    plane = commands.add_parser("control-plane", help="an API server with its controllers, without a node")
+    for command, function in ((build, _build), (up, _up), (down, _down), (kubectl, _kubectl), (plane, _control_plane)):
+        command.set_defaults(function=function)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         arguments.function(arguments)
-    except (ProgramsMissing, TimeoutError) as error:
+    except (ProgramsMissing, ClusterError, TimeoutError) as error:
         sys.exit(str(error))
 
 

@@ -30,17 +30,28 @@ class Program:
     tags: str = ""
     cgo: bool = False
 
+    @property
+    def file_name(self) -> str:
+        """Of our own small programs a change must not bring back an old build: the name has a digest of the source."""
+        if not self.package.startswith("./"):
+            return self.name
+        digest = hashlib.sha256((SOURCE / self.package / "main.go").read_bytes())
+        return f"{self.name}-{digest.hexdigest()[:8]}"
+
 
 CONTROL_PLANE = (
     *(Program(name, f"k8s.io/kubernetes/cmd/{name}") for name in ("kube-apiserver", "kubectl")),
     Program("etcd", "go.etcd.io/etcd/server/v3"),
     *(Program(name, f"k8s.io/kubernetes/cmd/{name}") for name in ("kube-controller-manager", "kube-scheduler")),
 )
+FAKEGPU, PROVISIONER, PAUSE = (Program(name, f"./programs/{name}") for name in ("fakegpu", "provisioner", "pause"))
 _CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 _CNI = "github.com/containernetworking/plugins/plugins"
 NODE = (
     *(Program(name, f"k8s.io/kubernetes/cmd/{name}") for name in ("kubelet", "kube-proxy")),
-    *(Program(name, f"./programs/{name}") for name in ("fakegpu", "provisioner", "pause")),
+    FAKEGPU,
+    PROVISIONER,
+    PAUSE,
     *(
         Program(name, f"{_CONTAINERD}/{name}", "programs/containerd", "no_btrfs,no_devmapper,no_zfs")
         for name in ("containerd", "containerd-shim-runc-v2", "ctr")
@@ -55,7 +66,7 @@ NODE = (
 def find_cache() -> Path:
     """Where the programs of these pins are, or would be."""
     digest = hashlib.sha256()
-    for file in sorted([*SOURCE.rglob("go.mod"), *SOURCE.rglob("go.sum"), *SOURCE.rglob("*.go")]):
+    for file in sorted([*SOURCE.rglob("go.mod"), *SOURCE.rglob("go.sum")]):
         digest.update(file.relative_to(SOURCE).as_posix().encode() + b"\0" + file.read_bytes())
     base = os.environ.get(CACHE_VARIABLE)
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem/cluster"
@@ -65,7 +76,7 @@ def find_cache() -> Path:
 def find_programs(programs: tuple[Program, ...]) -> Path:
     """The folder with all of `programs`; raises ProgramsMissing if one is not built."""
     cache = find_cache()
-    if missing := [program.name for program in programs if not (cache / program.name).exists()]:
+    if missing := [program.name for program in programs if not (cache / program.file_name).exists()]:
         raise ProgramsMissing(f"{', '.join(missing)} not in {cache}: run `make cluster-build` (about 20 minutes, once)")
     return cache
 
@@ -73,13 +84,13 @@ def find_programs(programs: tuple[Program, ...]) -> Path:
 def build_programs(programs: tuple[Program, ...] = CONTROL_PLANE + NODE) -> Path:
     """Build what is missing and return the folder; raises ProgramsMissing where the machine cannot."""
     cache = find_cache()
-    if all((cache / program.name).exists() for program in programs):
+    if all((cache / program.file_name).exists() for program in programs):
         return cache
     _check_tools(programs)
     cache.mkdir(parents=True, exist_ok=True)
     with _hold(cache / ".lock"):  # of two builds at once, the second finds the first one's programs
         for program in programs:
-            if not (cache / program.name).exists():
+            if not (cache / program.file_name).exists():
                 _build(program, cache)
     return cache
 
@@ -112,7 +123,7 @@ def _build(program: Program, cache: Path) -> None:
     )
     if done.returncode != 0:
         raise ProgramsMissing(f"go could not build {program.package}: its messages are above")
-    partial.rename(cache / program.name)
+    partial.rename(cache / program.file_name)
     print(f"{time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -1,5 +1,6 @@
 """Programs that run until they are stopped, started again when they end: what init is on a machine."""
 
+import os
 import subprocess
 import threading
 import time
@@ -34,29 +35,43 @@ class Services:
         for thread in self._threads:
             thread.join()
 
-    def start(self, name: str, command: list[str], *, directory: Path | None = None, fds: tuple[int, ...] = ()) -> None:
-        """Start a service; `fds` are open files that it inherits. Returns at once."""
-        self._launch(name, command, directory, fds)
-        thread = threading.Thread(target=self._keep, args=(name, command, directory, fds), daemon=True)
+    def start(
+        self, name: str, command: list[str], *, fds: tuple[int, ...] = (), off_switch: Path | None = None
+    ) -> None:
+        """Start a service and return at once. It inherits the open files `fds`; it stays down while `off_switch` exists."""
+        self._launch(name, command, fds)
+        thread = threading.Thread(target=self._keep, args=(name, command, fds, off_switch), daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def reap_orphans(self) -> None:
+        """What process 1 has to do, for ever: take away ended processes whose own parent is gone."""
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            if ended is not None and ended.si_pid not in {process.pid for process in self._processes.values()}:
+                os.waitpid(ended.si_pid, 0)
+            else:  # a service: its own thread takes it away
+                time.sleep(0.05)
 
     def log_tail(self, name: str, lines: int = 8) -> str:
         text = (self._logs / f"{name}.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
-    def _launch(self, name: str, command: list[str], directory: Path | None, fds: tuple[int, ...]) -> None:
+    def _launch(self, name: str, command: list[str], fds: tuple[int, ...]) -> None:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
             )
 
-    def _keep(self, name: str, command: list[str], directory: Path | None, fds: tuple[int, ...]) -> None:
+    def _keep(self, name: str, command: list[str], fds: tuple[int, ...], off_switch: Path | None) -> None:
         while True:
             self._processes[name].wait()
             if self._ending.wait(_PAUSE_SECONDS) or not self._restart:
                 return
-            self._launch(name, command, directory, fds)
+            while off_switch is not None and off_switch.exists():
+                if self._ending.wait(_PAUSE_SECONDS):
+                    return
+            self._launch(name, command, fds)
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 90.0) -> None:

@@ -124,6 +124,7 @@ func run() error {
 	kubeconfig := flag.String("kubeconfig", "", "how to reach the API server")
 	node := flag.String("node", "", "name of this node")
 	cdiDir := flag.String("cdi-dir", "/run/cdi", "where the container runtime looks for CDI files")
+	kubeletDir := flag.String("kubelet-dir", "/var/lib/kubelet", "the kubelet's --root-dir")
 	count := flag.Int("gpus", 2, "fake GPUs of this node")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -136,13 +137,16 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	for _, folder := range []string{filepath.Join(kubeletplugin.KubeletPluginsDir, driver), *cdiDir} {
+	data := filepath.Join(*kubeletDir, "plugins", driver)
+	for _, folder := range []string{data, *cdiDir} {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
 	}
 	helper, err := kubeletplugin.Start(ctx, plugin{*cdiDir},
-		kubeletplugin.DriverName(driver), kubeletplugin.KubeClient(client), kubeletplugin.NodeName(*node))
+		kubeletplugin.DriverName(driver), kubeletplugin.KubeClient(client), kubeletplugin.NodeName(*node),
+		kubeletplugin.PluginDataDirectoryPath(data),
+		kubeletplugin.RegistrarDirectoryPath(filepath.Join(*kubeletDir, "plugins_registry")))
 	if err != nil {
 		return err
 	}
