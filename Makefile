@@ -6,7 +6,7 @@ PYTHON ?= $(shell tools/find-python)
 EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test verify generate lock clean test-gpu ablations chaos
+.PHONY: help setup demo test verify generate lock clean test-gpu ablations chaos cluster-build cluster cluster-down
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -18,7 +18,7 @@ $(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
 demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
-test: $(SETUP) ## Run all tests
+test: $(SETUP) cluster-build ## Run all tests
 	$(BIN)/pytest
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
@@ -29,6 +29,16 @@ ablations: $(SETUP) ## Run what is missing of the ablations and write docs/ablat
 
 chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure recovery (25 minutes)
 	$(BIN)/python -m bench.chaos
+
+cluster-build: $(SETUP) ## Build a Kubernetes for tests from Go modules into ~/.cache/tandem (20 minutes, once)
+	tools/install-debian-packages && $(BIN)/python -m tools.cluster build
+
+NODES ?= 1
+cluster: cluster-build ## Start a real Kubernetes on this machine, in namespaces of its own (NODES=2: two nodes)
+	$(BIN)/python -m tools.cluster up --nodes $(NODES)
+
+cluster-down: ## End it, without a trace
+	$(BIN)/python -m tools.cluster down
 
 verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .

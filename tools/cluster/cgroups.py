@@ -1,7 +1,7 @@
 """The control groups of a cluster: one of its own in each hierarchy, and one below it for each node.
 
-With version 1 (or both versions mounted, as older systems have it) it lies below the caller's own group, with version 2 at the
-root: there a group with processes cannot give controllers to others.
+With version 1 (or both versions mounted, as older systems have it) it lies below the caller's own group, with version 2
+at the root: there a group with processes cannot give controllers to others.
 """
 
 import os

@@ -15,6 +15,7 @@ import yaml
 from . import cgroups
 from .images import write_images
 from .layout import (
+    NAMESPACES,
     NodeLayout,
     control_plane_directory,
     host_kubeconfig,
@@ -25,7 +26,6 @@ from .layout import (
 from .programs import CONTROL_PLANE, NODE, PAUSE, SOURCE, ProgramsMissing, find_programs
 from .services import wait_until
 
-_NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
 _ROOT = SOURCE.parent.parent
 
 
@@ -119,14 +119,14 @@ class Cluster:
         inside = [sys.executable, "-m", "tools.cluster.inside", str(self.directory), str(nodes), str(gpus), str(fd)]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [*_NAMESPACES, *inside],
+                [*NAMESPACES, *inside],
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(fd,),
                 start_new_session=True,
-                preexec_fn=lambda: cgroups.enter(groups),  # noqa: PLW1509 - this program has one thread here
+                preexec_fn=lambda: cgroups.enter(groups),
             )
 
     @property
@@ -152,7 +152,7 @@ def check_machine() -> None:
     """Raises ProgramsMissing if this machine or user cannot run a node."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise ProgramsMissing(
-            "a cluster with a node needs Linux and root: run it as root, or name a cluster of yours in TANDEM_KUBECONFIG"
+            "a cluster with a node needs Linux and root: become root, or name a cluster of yours in TANDEM_KUBECONFIG"
         )
     missing = [
         name for name in ("unshare", "nsenter", "ip", "iptables", "busybox", "openssl") if not shutil.which(name)

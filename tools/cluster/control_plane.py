@@ -102,7 +102,7 @@ class ControlPlane:
         return str(self.programs / name)
 
     def _wait_for_api(self, path: str, token: str) -> None:
-        request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}")  # noqa: S310 - https
+        request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}")
         request.add_header("Authorization", f"Bearer {token}")
         unverified = ssl._create_unverified_context()  # noqa: S323 - the certificate was made a moment ago, here
 

@@ -1,7 +1,7 @@
 """`python -m tools.cluster.forward FD HOST PORT`: passes on each connection to the listening socket FD.
 
-The socket was opened outside the cluster's network namespace, this program runs inside: so the API server is reached from the
-machine's loopback, and nothing else is.
+The socket was opened outside the cluster's network namespace, this program runs inside: so the API server is reached
+from the machine's loopback, and nothing else is.
 """
 
 import asyncio

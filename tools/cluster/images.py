@@ -1,7 +1,7 @@
 """The images of the cluster, which are made here and not pulled: `localhost/pause:1` and `localhost/base:1`.
 
-Base has a static busybox, and /bin, /lib, /lib64 and /sbin as links into /usr: a pod that mounts the machine's /usr there
-runs the machine's programs.
+Base has a static busybox, and /bin, /lib, /lib64 and /sbin as links into /usr: a pod that mounts the machine's /usr
+there runs the machine's programs.
 """
 
 import hashlib

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 from .control_plane import ControlPlane
-from .layout import API_PORT, BRIDGE, CLUSTER_ADDRESS, NodeLayout, control_plane_directory, ready_file
+from .layout import API_PORT, BRIDGE, CLUSTER_ADDRESS, NAMESPACES, NodeLayout, control_plane_directory, ready_file
 from .programs import CONTROL_PLANE, NODE, PROVISIONER, find_programs
-from .services import Services, wait_until
+from .services import Services, run, wait_until
 
-_NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
 _COREFILE = """
 .:53 {{
   bind {address}
@@ -29,21 +28,21 @@ _COREFILE = """
 
 def connect(nodes: list[NodeLayout]) -> None:
     """The bridge, and from it the ways to the pods."""
-    _run("mount", "--make-rprivate", "/")
-    _run("mount", "-t", "proc", "proc", "/proc")
-    _run("ip", "link", "set", "lo", "up")
-    _run("ip", "link", "add", BRIDGE, "type", "bridge")
-    _run("ip", "address", "add", f"{CLUSTER_ADDRESS}/24", "dev", BRIDGE)
-    _run("ip", "link", "set", BRIDGE, "up")
+    run("mount", "--make-rprivate", "/")
+    run("mount", "-t", "proc", "proc", "/proc")
+    run("ip", "link", "set", "lo", "up")
+    run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "address", "add", f"{CLUSTER_ADDRESS}/24", "dev", BRIDGE)
+    run("ip", "link", "set", BRIDGE, "up")
     for node in nodes:
-        _run("ip", "route", "add", node.pod_network, "via", node.address)
+        run("ip", "route", "add", node.pod_network, "via", node.address)
 
 
 def start_nodes(nodes: list[NodeLayout], gpus: int, services: Services) -> None:
     """Each in namespaces of its own: its end is the end of all that runs on it."""
     for node in nodes:
         command = [sys.executable, "-m", "tools.cluster.node", str(node.cluster), str(node.index), str(len(nodes))]
-        services.start(node.name, [*_NAMESPACES, *command, str(gpus)], off_switch=node.off_switch)
+        services.start(node.name, [*NAMESPACES, *command, str(gpus)], off_switch=node.off_switch)
 
 
 def start_shared(cluster: Path, kubeconfig: Path, services: Services) -> None:
@@ -72,7 +71,7 @@ def main() -> None:
         plane.start()
         start_shared(cluster, plane.kubeconfig, services)
         kubectl = [str(programs / "kubectl"), "--kubeconfig", str(plane.kubeconfig)]
-        _run(*kubectl, "apply", "-f", str(Path(__file__).parent / "objects.yaml"))
+        run(*kubectl, "apply", "-f", str(Path(__file__).parent / "objects.yaml"))
         wait_until(lambda: _nodes_are_ready(kubectl, count), f"{count} nodes are ready and publish their GPUs")
         ready_file(cluster).touch()
         services.reap_orphans()
@@ -87,12 +86,6 @@ def _nodes_are_ready(kubectl: list[str], count: int) -> bool:
 
 def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 if __name__ == "__main__":

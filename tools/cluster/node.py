@@ -1,6 +1,6 @@
 """`python -m tools.cluster.node DIR INDEX NODES GPUS`: process 1 of a node's own namespaces.
 
-It stands for the machine and its init: mounts, network, containerd, kubelet, kube-proxy and the driver of the fake GPUs.
+It stands for a machine and its init: mounts, network, containerd, kubelet, kube-proxy, the driver of the fake GPUs.
 """
 
 import json
@@ -16,7 +16,7 @@ from . import cgroups
 from .images import PAUSE
 from .layout import BRIDGE, CLUSTER_ADDRESS, POD_NETWORKS, NodeLayout, control_plane_directory, load_groups
 from .programs import FAKEGPU, NODE, find_programs
-from .services import Services, wait_until
+from .services import Services, run, wait_until
 
 _SOCKET = "/run/containerd/containerd.sock"
 _KUBELET = Path("/run/kubelet")
@@ -34,35 +34,35 @@ _SYSCTLS = {
 def connect(node: NodeLayout, nodes: int) -> None:
     """A cable to the cluster's bridge and the routes to the pods of other nodes. /proc is still the cluster's."""
     cluster = "/proc/1/ns/net"
-    _run("ip", "link", "set", "lo", "up")
-    _run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", node.name, "netns", cluster)
-    _run("nsenter", f"--net={cluster}", "ip", "link", "set", node.name, "master", BRIDGE, "up")
-    _run("ip", "address", "add", f"{node.address}/24", "dev", "eth0")
-    _run("ip", "link", "set", "eth0", "up")
+    run("ip", "link", "set", "lo", "up")
+    run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", node.name, "netns", cluster)
+    run("nsenter", f"--net={cluster}", "ip", "link", "set", node.name, "master", BRIDGE, "up")
+    run("ip", "address", "add", f"{node.address}/24", "dev", "eth0")
+    run("ip", "link", "set", "eth0", "up")
     for other in (NodeLayout(node.cluster, index) for index in range(nodes) if index != node.index):
-        _run("ip", "route", "add", other.pod_network, "via", other.address)
+        run("ip", "route", "add", other.pod_network, "via", other.address)
     # The kubelet wants a default route to find its address; it leads to the bridge, and from there nowhere.
-    _run("ip", "route", "add", "default", "via", CLUSTER_ADDRESS)
+    run("ip", "route", "add", "default", "via", CLUSTER_ADDRESS)
 
 
 def mount(node: NodeLayout) -> None:
     """What this node sees of the machine's files: all, but for what nodes write."""
-    _run("mount", "--make-rprivate", "/")
-    _run("mount", "-t", "proc", "proc", "/proc")
+    run("mount", "--make-rprivate", "/")
+    run("mount", "-t", "proc", "proc", "/proc")
     _mount_cgroups(node.directory / "cgroup")
-    _run("mount", "--make-rshared", "/")  # mounts reach the pods
-    for folder in ("/run", "/var/log"):
-        _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+    run("mount", "--make-rshared", "/")  # mounts reach the pods
+    for covered in ("/run", "/var/log"):
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", covered)
     for folder in (_KUBELET, Path("/run/cdi"), Path("/run/containerd"), Path("/run/netns")):
         folder.mkdir()
     # emptyDirs lie here: on the disk, not in the memory that /run is.
     (node.directory / "kubelet").mkdir(exist_ok=True)
-    _run("mount", "--bind", str(node.directory / "kubelet"), str(_KUBELET))
-    _run("mount", "--make-shared", str(_KUBELET))
+    run("mount", "--bind", str(node.directory / "kubelet"), str(_KUBELET))
+    run("mount", "--make-shared", str(_KUBELET))
     for name, value in _SYSCTLS.items():
         file = node.directory / f"sysctl-{Path(name).name}"
         file.write_text(f"{value}\n")
-        _run("mount", "--bind", str(file), f"/proc/sys/{name}")
+        run("mount", "--bind", str(file), f"/proc/sys/{name}")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
@@ -70,16 +70,16 @@ def _mount_cgroups(place: Path) -> None:
     """The control groups below the node's own, which stand as the root."""
     place.mkdir(exist_ok=True)
     if cgroups.is_version_2():
-        _run("mount", "-t", "cgroup2", "cgroup2", str(place))
+        run("mount", "-t", "cgroup2", "cgroup2", str(place))
     else:
         hierarchies = cgroups.list_hierarchies()
-        _run("mount", "-t", "tmpfs", "-o", "mode=755", "cgroup", str(place))
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "cgroup", str(place))
         for name in hierarchies:
             (place / name).mkdir()
             options = "none,name=systemd" if name == "systemd" else name
-            _run("mount", "-t", "cgroup", "-o", options, "cgroup", str(place / name))
-    _run("umount", "-l", "-R", str(cgroups.ROOT))
-    _run("mount", "--move", str(place), str(cgroups.ROOT))
+            run("mount", "-t", "cgroup", "-o", options, "cgroup", str(place / name))
+    run("umount", "-l", "-R", str(cgroups.ROOT))
+    run("mount", "--move", str(place), str(cgroups.ROOT))
 
 
 def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
@@ -112,7 +112,7 @@ def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
     wait_until(
         lambda: subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode == 0, "containerd"
     )
-    _run(*ctr, "images", "import", "--local", str(node.cluster / "images.tar"))
+    run(*ctr, "images", "import", "--local", str(node.cluster / "images.tar"))
 
 
 def build_containerd_config(node: NodeLayout, programs: Path) -> str:
@@ -203,7 +203,7 @@ def main() -> None:
     cgroups.enter_node_group(load_groups(cluster), node.name)
     connect(node, nodes)
     mount(node)
-    _run("hostname", node.name)
+    run("hostname", node.name)
     kubeconfig = control_plane_directory(cluster) / "kubeconfig"
     with Services(node.directory / "logs") as services:
         start_runtime(node, programs, services)
@@ -217,12 +217,6 @@ def main() -> None:
 def _write_yaml(file: Path, content: object) -> Path:
     file.write_text(yaml.safe_dump(content))
     return file
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Services:
     def start(
         self, name: str, command: list[str], *, fds: tuple[int, ...] = (), off_switch: Path | None = None
     ) -> None:
-        """Start a service and return at once. It inherits the open files `fds`; it stays down while `off_switch` exists."""
+        """Return at once. The service inherits the open files `fds`; it stays down while `off_switch` exists."""
         self._launch(name, command, fds)
         thread = threading.Thread(target=self._keep, args=(name, command, fds, off_switch), daemon=True)
         self._threads.append(thread)
@@ -72,6 +73,13 @@ class Services:
                 if self._ending.wait(_PAUSE_SECONDS):
                     return
             self._launch(name, command, fds)
+
+
+def run(*command: str) -> None:
+    """Run a command that must succeed; ends this program with its message otherwise."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 90.0) -> None:
