@@ -1,11 +1,13 @@
 """Each job's own user and role in etcd, bound to the job's prefix."""
 
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
 from etcd3aio import prefix_range_end
 from etcd3aio.auth import AuthService, PermissionType
+from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, EtcdRefused, Store
 
@@ -13,12 +15,22 @@ _EXISTS = ("user name already exists", "role name already exists")
 _MISSING = ("user name not found", "role name not found", "role is not granted")
 
 
+def derive_password(operator: EtcdAccess, keys: JobKeys) -> str:
+    """The password of the job's user, from the operator's own.
+
+    Nothing has to be kept, and a Secret that somebody deletes comes back as it was: another password would lock out the
+    job's processes until they start anew.
+    """
+    return hmac.new(operator.password.encode(), f"job {keys.job_uid}".encode(), "sha256").hexdigest()
+
+
 async def apply_job_access(store: Store, keys: JobKeys, password: str) -> None:
     """Let the user named by the job's uid, with this password, reach the job's keys and nothing else.
 
     `store` is the operator's, whose user has the role root. What is right already is left alone, so that etcd's users
-    do not change with each reconcile; the password costs etcd some 50 ms, because it can only be tried. Works where
-    authentication is off, too: it holds from when it is turned on. Raises EtcdRefused, EtcdUnreachable.
+    do not change with each reconcile; the password costs etcd some 50 ms, because it can only be tried. A new password
+    locks out who is in. Works where authentication is off, too: it holds from when it is turned on. Raises EtcdRefused,
+    EtcdUnreachable.
     """
     name, auth = keys.job_uid, _auth(store)
     permission = await _observe_permission(store, name)

@@ -1,7 +1,6 @@
 """A thin typed layer over etcd3aio: records in, records out, patient while etcd is away."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +35,7 @@ RECONNECT_SECONDS = 1.0
 _NOT_ENABLED = "authentication is not enabled"
 _WRONG_PASSWORD = "invalid user ID or password"  # noqa: S105 - etcd's words
 _USER_ASKED_FOR = "user name is empty"
-_STALE = ("revision of auth store is old", "invalid auth token")
+_STALE = ("revision of auth store is old", "revision in header is old", "invalid auth token")
 """What etcd says of a token that was good: it has expired, etcd was restarted, or users have changed since."""
 
 
@@ -128,20 +127,25 @@ class Store:
         try:
             return await operation()
         except EtcdPermissionDeniedError as error:
+            if not self.access.username:  # etcd took the certificate's common name for a user
+                raise self._asks_for_user() from error
             raise EtcdRefused(
                 f"etcd at {self.access.endpoints} does not let user {self.access.username!r} do this ({error}): a "
                 "job's user reaches only the keys of its own job; the operator's must have the role root"
             ) from error
         except (EtcdUnauthenticatedError, grpc.aio.AioRpcError) as error:
             if not self.access.username and _says(error, _USER_ASKED_FOR):
-                raise EtcdRefused(
-                    f"etcd at {self.access.endpoints} asks for a user and a password, and this program has none: set "
-                    f"{DIRECTORY_VARIABLE} to a directory with the files username and password"
-                ) from error
+                raise self._asks_for_user() from error
             if not self.access.username or not _says(error, _USER_ASKED_FOR, *_STALE):
                 raise
             await self._authenticate(token)
             raise _StaleToken(str(error)) from error
+
+    def _asks_for_user(self) -> EtcdRefused:
+        return EtcdRefused(
+            f"etcd at {self.access.endpoints} asks for a user and a password, and this program has none: set "
+            f"{DIRECTORY_VARIABLE} to a directory with the files username and password"
+        )
 
     async def _authenticate(self, stale: str | None) -> None:
         """Get a token in the place of `stale`, unless another call has done so meanwhile. Raises EtcdRefused."""
@@ -206,8 +210,12 @@ class Store:
         """Return as soon as etcd answers, and lets this user in; raises EtcdUnreachable after `timeout_seconds`."""
 
         async def ask() -> None:
-            with contextlib.suppress(EtcdPermissionDeniedError):  # an answer, too
+            try:
                 await self.kv.get("/tandem/reachable", timeout=min(CALL_TIMEOUT_SECONDS, timeout_seconds))
+            except EtcdPermissionDeniedError:
+                if not self.access.username:
+                    raise
+                # A job's user may not read this: that is an answer, too.
 
         await self.call(ask, patience_seconds=timeout_seconds)
 

@@ -13,7 +13,7 @@ STALE_SECONDS = 30.0
 DRAIN_SECONDS = 60.0
 """A pod that has not handed back its answers by then goes all the same: they are made anew elsewhere."""
 BAND = 0.15
-"""By how much of all engines the need may differ from what is there before anything changes: what is measured varies."""
+"""By how much of all engines the need may differ from what is there before anything changes: measurements vary."""
 FULL_ENOUGH = 0.5
 """Engines that never had this share of the answers that others had do not show how fast they are when they are full."""
 
@@ -52,8 +52,8 @@ def plan_replicas(
     last_scale_time: float | None,
     now: float,
 ) -> ReplicaPlan:
-    """Pods come at once when rollouts lag behind elastic.targetSeconds. They go one at a time, a targetSeconds after the
-    last change, and after they have handed back their answers.
+    """Pods come at once when rollouts lag behind elastic.targetSeconds. They go one at a time, that long after the last
+    change, and after they have handed back their answers.
 
     `last_scale_time`: when `replicas` or `draining` last changed; times are Unix seconds. With elastic.scaler: external
     the number is elastic.replicas, and all surplus pods drain together.
@@ -111,8 +111,8 @@ def _plan_count(
         return kept, "nothing is measured yet"
     band = BAND * (hybrid_replicas + need)
     reason = f"a rollout phase of {elastic.target_seconds:g} s needs {need:.1f} inference pods"
-    if (more := _clamp(elastic, ceil(need - band))) > kept:
-        return more, reason
+    if _clamp(elastic, ceil(need - band)) > kept:
+        return _clamp(elastic, ceil(need - BAND)), reason
     if may_shrink and _clamp(elastic, ceil(need + band)) < kept:
         return kept - 1, reason
     return kept, reason
@@ -133,7 +133,7 @@ def _grow(replicas: int, draining: tuple[str, ...], pending: int, wanted: int, r
 
 
 def _begin_to_drain(current: InferencePods, draining: tuple[str, ...], count: int, reason: str) -> ReplicaPlan:
-    """Pods that are not there yet go at once; then those that are not ready, then the newest, after they have drained."""
+    """Pods that are not there yet go at once; then, after draining, those that are not ready, and the newest."""
     missing = min(count, max(0, current.replicas - len(current.pods)))
     chosen = _choose(current.pods, current.ready, draining)[: count - missing]
     return ReplicaPlan(current.replicas - missing, (*draining, *chosen), reason)
