@@ -55,7 +55,7 @@ class Cluster:
             raise ClusterError(f"a cluster is running in {self.directory}: end it with `make cluster-down`")
         self.stop()
         self.directory.mkdir(parents=True)
-        write_images(self.directory / "images.tar", programs / PAUSE.file_name)
+        write_images(self.directory / "images.tar", programs, programs / PAUSE.file_name)
         groups = cgroups.make_cluster_groups(f"tandem-cluster-{uuid.uuid4().hex[:8]}")
         save_groups(self.directory, groups)
         try:
@@ -154,9 +154,7 @@ def check_machine() -> None:
         raise ProgramsMissing(
             "a cluster with a node needs Linux and root: become root, or name a cluster of yours in TANDEM_KUBECONFIG"
         )
-    missing = [
-        name for name in ("unshare", "nsenter", "ip", "iptables", "busybox", "openssl") if not shutil.which(name)
-    ]
+    missing = [name for name in ("unshare", "nsenter", "ip", "iptables", "openssl") if not shutil.which(name)]
     if missing:
         raise ProgramsMissing(f"not on PATH: {', '.join(missing)}: run tools/install-debian-packages as root")
 

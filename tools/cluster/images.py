@@ -1,36 +1,41 @@
-"""The images of the cluster, which are made here and not pulled: `localhost/pause:1` and `localhost/base:1`.
+"""The images of the cluster, which are made here and not pulled: `localhost/pause:1` and `localhost/tandem:1`.
 
-Base has a static busybox, and /bin, /lib, /lib64 and /sbin as links into /usr: a pod that mounts the machine's /usr
-there runs the machine's programs.
+Neither holds programs but `pause`: the nodes show the machine's /usr, its Python and this tree to every container, read
+only and where they are on the machine (`machine_folders`), so that pods run the project as it is installed.
 """
 
 import hashlib
 import io
 import json
 import platform
-import shutil
+import sys
 import tarfile
 from pathlib import Path
 
-from .programs import ProgramsMissing
+from .programs import SOURCE
 
-PAUSE = "localhost/pause:1"
-BASE = "localhost/base:1"
-_FOLDERS = ("usr", "busybox", "etc", "proc", "sys", "dev", "root", "var", "var/run", "run", "opt", "mnt")
-_COMMANDS = (
-    "sh cat echo ls sleep wget nslookup nc ps env kill hostname id ip ping mount df free grep true false date head"
-)
+PAUSE_IMAGE = "localhost/pause:1"
+TANDEM_IMAGE = "localhost/tandem:1"
+_FOLDERS = ("usr", "etc", "proc", "sys", "dev", "root", "var", "run", "tmp")
+_LINKS = ("bin", "lib", "lib64", "sbin")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_images(archive: Path, pause: Path) -> None:
-    """Both images as one archive that `ctr images import` takes. Raises ProgramsMissing without a static busybox."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise ProgramsMissing("busybox is not on PATH: run tools/install-debian-packages as root (busybox-static)")
-    layer = _build_layer(Path(busybox).read_bytes(), pause.read_bytes())
+def machine_folders(programs: Path) -> list[Path]:
+    """Folders of the machine that every container has, none below another."""
+    wanted = {Path("/usr"), Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), SOURCE.parent.parent, programs}
+    return sorted(each for each in wanted if not any(parent in wanted for parent in each.parents))
+
+
+def write_images(archive: Path, programs: Path, pause: Path) -> None:
+    """Both images as one archive that `ctr images import` takes."""
+    layer = _build_layer(pause.read_bytes())
     digest = hashlib.sha256(layer).hexdigest()
-    images = [(PAUSE, _build_config(digest, {"Entrypoint": ["/pause"]})), (BASE, _build_config(digest, {}))]
+    path = f"PATH={sys.prefix}/bin:/usr/bin:/usr/sbin:{programs}"
+    images = [
+        (PAUSE_IMAGE, _build_config(digest, {"Entrypoint": ["/pause"]})),
+        (TANDEM_IMAGE, _build_config(digest, {"Env": [path, "PYTHONDONTWRITEBYTECODE=1"]})),
+    ]
     manifest = []
     with tarfile.open(archive, "w") as tar:
         _add_file(tar, f"{digest}/layer.tar", layer, 0o644)
@@ -41,39 +46,32 @@ def write_images(archive: Path, pause: Path) -> None:
         _add_file(tar, "manifest.json", json.dumps(manifest).encode(), 0o644)
 
 
-def _build_layer(busybox: bytes, pause: bytes) -> bytes:
+def _build_layer(pause: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder in (*_FOLDERS, "tmp"):
+        for folder in _FOLDERS:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
-        for folder in ("bin", "sbin", "lib", "lib64"):
-            _add_link(tar, folder, f"usr/{folder}")
-        _add_file(tar, "busybox/busybox", busybox, 0o755)
-        for command in _COMMANDS.split():
-            _add_link(tar, f"busybox/{command}", "busybox")
+        for link in _LINKS:
+            entry = tarfile.TarInfo(link)
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{link}"
+            tar.addfile(entry)
         _add_file(tar, "pause", pause, 0o755)
-        _add_file(tar, "etc/passwd", b"root:x:0:0:root:/root:/busybox/sh\ntandem:x:1000:1000::/tmp:/bin/false\n", 0o644)
+        _add_file(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\ntandem:x:1000:1000::/tmp:/bin/false\n", 0o644)
         _add_file(tar, "etc/group", b"root:x:0:\ntandem:x:1000:\n", 0o644)
         _add_file(tar, "etc/nsswitch.conf", b"hosts: files dns\n", 0o644)
     return buffer.getvalue()
 
 
-def _build_config(layer: str, entry: dict[str, list[str]]) -> bytes:
-    config = {
+def _build_config(layer: str, config: dict[str, list[str]]) -> bytes:
+    image = {
         "architecture": _ARCHITECTURES[platform.machine()],
         "os": "linux",
-        "config": {"Env": ["PATH=/busybox:/usr/local/bin:/usr/bin:/usr/sbin"], **entry},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
     }
-    return json.dumps(config, sort_keys=True).encode()
-
-
-def _add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = tarfile.SYMTYPE, target
-    tar.addfile(entry)
+    return json.dumps(image, sort_keys=True).encode()
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:

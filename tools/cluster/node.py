@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from . import cgroups
-from .images import PAUSE
+from .images import PAUSE_IMAGE, machine_folders
 from .layout import BRIDGE, CLUSTER_ADDRESS, POD_NETWORKS, NodeLayout, control_plane_directory, load_groups
 from .programs import FAKEGPU, NODE, find_programs
 from .services import Services, run, wait_until
@@ -105,6 +105,7 @@ def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
     folder = node.directory / "cni"
     folder.mkdir(exist_ok=True)
     (folder / "pods.conflist").write_text(json.dumps(network))
+    _write_container_spec(node.directory / "container.json", programs)
     config = node.directory / "containerd.toml"
     config.write_text(build_containerd_config(node, programs))
     services.start("containerd", [str(programs / "containerd"), "--config", str(config)])
@@ -113,6 +114,17 @@ def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
         lambda: subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode == 0, "containerd"
     )
     run(*ctr, "images", "import", "--local", str(node.cluster / "images.tar"))
+
+
+def _write_container_spec(file: Path, programs: Path) -> None:
+    """What every container has beside what its pod asks for: the machine's programs."""
+    default = subprocess.run([str(programs / "ctr"), "oci", "spec"], capture_output=True, check=True)
+    spec = json.loads(default.stdout)
+    spec["mounts"] += [
+        {"destination": str(each), "source": str(each), "type": "bind", "options": ["rbind", "ro", "nosuid"]}
+        for each in machine_folders(programs)
+    ]
+    file.write_text(json.dumps(spec))
 
 
 def build_containerd_config(node: NodeLayout, programs: Path) -> str:
@@ -126,13 +138,14 @@ address = "{_SOCKET}"
 [plugins.'io.containerd.internal.v1.opt']
 path = "{node.directory}/containerd/opt"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = "{PAUSE}"
+sandbox = "{PAUSE_IMAGE}"
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
 enable_cdi = true
 cdi_spec_dirs = ["/run/cdi"]
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "{node.directory}/container.json"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = "{programs}/runc"
 SystemdCgroup = false
