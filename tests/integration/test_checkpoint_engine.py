@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from tandem_core.coordination.records import EngineState, Role
+from tandem_core.coordination.records import Control, EngineState, Role
 from tandem_core.coordination.store import Store
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT
 from tandem_core.phases import Phase
@@ -183,6 +183,21 @@ async def test_a_damaged_byte_keeps_the_version_before(inference: SidecarPod, st
     await trainer.publish(8, weights)
     await trainer.serving(8)
     assert measure_difference(model, PROMPT, await generate(inference.engine_url, PROMPT, 8)) < 1e-4
+
+
+async def test_a_pod_that_is_about_to_go_hands_back_what_it_works_on_and_may_stay_after_all(
+    inference: SidecarPod, store: Store
+) -> None:
+    trainer = Trainer(store, inference)
+    answering = asyncio.create_task(generate(inference.engine_url, PROMPT, 2000))
+    await wait_until_generating(inference.engine_url)
+    await store.put(trainer.keys.control, Control(draining=("another", inference.environment.pod_name)))
+    cut = await answering
+    assert cut["finish_reason"] == "abort"
+    assert cut["token_ids"]
+    await trainer.member(lambda member: member.engine.state is not EngineState.SERVING)
+    await store.put(trainer.keys.control, Control())
+    await trainer.serving(8)
 
 
 async def test_weight_files_are_served_by_range_and_nothing_else_is(inference: SidecarPod) -> None:

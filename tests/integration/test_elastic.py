@@ -30,7 +30,9 @@ def build_job(*settings: str) -> RLJob:
 
 
 @asynccontextmanager
-async def run_pods(directory: Path, pods: int, replicas: int) -> AsyncIterator[WorkloadSupervisor]:
+async def run_pods(
+    directory: Path, pods: int, replicas: int, command: str = SERVE, limit: int | None = None
+) -> AsyncIterator[WorkloadSupervisor]:
     """A workload that may have up to `pods` pods; each says in `events` when it starts and when it is asked to end."""
     places = Places(f"t{os.getpid():07d}", directory, IPv4Network("127.77.8.0/24"), directory)
     async with Prober() as prober:
@@ -41,7 +43,9 @@ async def run_pods(directory: Path, pods: int, replicas: int) -> AsyncIterator[W
             lambda pod, container: sweep_container(places, pod, container) and None,
             BackOff(first_seconds=0.05, longest_seconds=0.2),
         )
-        workload = LocalWorkload("w", tuple(build_pod(number) for number in range(pods)), replicas=replicas)
+        workload = LocalWorkload(
+            "w", tuple(build_pod(number, command, limit) for number in range(pods)), replicas=replicas, limit=limit
+        )
         environments = {pod.name: {"PATH": os.environ["PATH"]} for pod in workload.pods}
         supervisor = WorkloadSupervisor(workload, places, environments, surroundings)
         running = asyncio.create_task(supervisor.run())
@@ -52,9 +56,11 @@ async def run_pods(directory: Path, pods: int, replicas: int) -> AsyncIterator[W
             await asyncio.wait_for(running, 30)
 
 
-def build_pod(number: int) -> LocalPod:
-    container = LocalContainer("c", ContainerKind.MAIN, ("/bin/sh", "-c", SERVE, f"pod-{number}"), {})
-    return LocalPod(f"pod-{number}", "w", number, f"127.77.8.{number + 2}", (container,), (), RestartRule.ALWAYS, 5)
+def build_pod(number: int, command: str, limit: int | None) -> LocalPod:
+    """With a limit it is a Job's: a new pod takes the place of each that failed."""
+    container = LocalContainer("c", ContainerKind.MAIN, ("/bin/sh", "-c", command, f"pod-{number}"), {})
+    rule = RestartRule.ALWAYS if limit is None else RestartRule.NEVER
+    return LocalPod(f"pod-{number}", "w", number, f"127.77.8.{number + 2}", (container,), (), rule, 5)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -101,6 +107,19 @@ async def test_a_pod_of_a_scaled_workload_that_dies_is_restarted(tmp_path: Path)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await until(lambda: supervisor.states[0].containers[0].restarts == 1 and bool(running(supervisor)))
+
+
+async def test_a_pod_that_waits_to_be_restarted_is_not_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
+    """Its containers end at once, so that it is mostly waiting."""
+    async with run_pods(tmp_path, pods=2, replicas=2, command="echo $0 up >> events; exit 1", limit=1000) as supervisor:
+        await until(lambda: len(events(tmp_path, "pod-1")) >= 2)
+        supervisor.scale(1)
+        await until(lambda: [pod.name for pod in supervisor.states] == ["pod-0"])
+        starts, others = len(events(tmp_path, "pod-1")), len(events(tmp_path, "pod-0"))
+        await until(lambda: len(events(tmp_path, "pod-0")) >= others + 4)
+        assert len(events(tmp_path, "pod-1")) == starts
+        supervisor.scale(2)
+        await until(lambda: len(events(tmp_path, "pod-1")) > starts)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 4])

@@ -34,12 +34,18 @@ class Bench:
     settled: list[Answer] = field(default_factory=list)
 
     async def add(
-        self, engine: ScriptedEngine, name: str, role: Role = Role.SIDECAR, capacity: int = 4, version: int = 0
+        self,
+        engine: ScriptedEngine,
+        name: str,
+        role: Role = Role.SIDECAR,
+        capacity: int = 4,
+        version: int = 0,
+        ttl_seconds: int = 10,
     ) -> Membership:
         status = EngineStatus(
             url=engine.url, state=EngineState.SERVING, version=version, max_concurrent_sequences=capacity
         )
-        membership = Membership(self.store, self.keys, new_member(role, name, name, engine=status))
+        membership = Membership(self.store, self.keys, new_member(role, name, name, engine=status), ttl_seconds)
         return await self.stack.enter_async_context(membership)
 
     def submit(self, groups: int, size: int = 2, allowance: int = 8, iteration: int = 1) -> list[Answer]:
@@ -97,8 +103,11 @@ async def test_requests_of_an_engine_that_dies_go_to_another(store: Store, keys:
     assert all(answer.trajectory.length == 8 for answer in answers)
 
 
-async def test_requests_of_an_engine_whose_pod_is_gone_go_to_another(store: Store, keys: JobKeys) -> None:
+async def test_requests_of_an_engine_whose_pod_is_gone_go_to_another(
+    store: Store, keys: JobKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The machine is cut off: its connections stay silent, but its lease ends."""
+    monkeypatch.setattr(answer_pool, "RETURN_SECONDS", 0.2)
     async with ScriptedEngine(held=True) as silent, ScriptedEngine() as healthy, start_pool(store, keys) as bench:
         membership = await bench.add(silent, "a")
         bench.submit(groups=2)
@@ -107,6 +116,64 @@ async def test_requests_of_an_engine_whose_pod_is_gone_go_to_another(store: Stor
         await membership.__aexit__(None, None, None)
         await bench.until(lambda: len(bench.settled) == 4)
         assert len(healthy.requests) == 2
+
+
+async def test_requests_of_an_engine_whose_lease_ran_out_with_etcd_go_on(store: Store, keys: JobKeys) -> None:
+    """etcd stood still, and all leases with it: members register again, and what they work on is good."""
+    async with ScriptedEngine(held=True) as busy, ScriptedEngine() as other, start_pool(store, keys) as bench:
+        membership = await bench.add(busy, "a", ttl_seconds=1)
+        answers = bench.submit(groups=2)
+        await busy.wait_for_requests(2)
+        await bench.add(other, "b")
+        await bench.until(lambda: bench.pool.count_serving() == 2)
+        assert store.client.lease is not None
+        await store.client.lease.revoke(membership._lease)
+        await bench.until(lambda: bench.pool.count_serving() == 1)
+        await bench.until(lambda: bench.pool.count_serving() == 2)
+        assert all(answer.flying for answer in answers)
+        busy.release()
+        await bench.until(lambda: len(bench.settled) == 4)
+        assert (len(busy.requests), len(other.requests)) == (2, 0)
+
+
+async def test_what_a_draining_pod_works_on_is_continued_elsewhere(store: Store, keys: JobKeys) -> None:
+    async with ScriptedEngine(held=True) as going, ScriptedEngine() as staying, start_pool(store, keys) as bench:
+        await bench.add(going, "a", role=Role.INFERENCE)
+        answers = bench.submit(groups=2)
+        await going.wait_for_requests(2)
+        bench.pool.drain(["a"])
+        assert bench.pool.count_answers() == {"inference/a": 4}
+        await bench.add(staying, "b", role=Role.INFERENCE)
+        answers += bench.submit(groups=1)
+        await bench.until(lambda: len(bench.settled) == 2)
+        going.abort()  # its checkpoint engine pauses it
+        await bench.until(lambda: len(bench.settled) == 6)
+        assert bench.pool.count_answers() == {}
+        assert (len(going.requests), len(staying.requests)) == (2, 1 + 4)
+        assert [request["sampling_params"]["max_tokens"] for request in staying.requests] == [8] + [4] * 4
+        assert all(answer.trajectory.length == 8 for answer in answers)
+        going.release()
+        bench.pool.drain([])
+        bench.submit(groups=2)
+        await going.wait_for_requests(3)  # it is needed after all
+
+
+async def test_a_request_that_a_drained_pod_keeps_is_taken_back(
+    store: Store, keys: JobKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reached the engine just after that was paused."""
+    monkeypatch.setattr(answer_pool, "RETURN_SECONDS", 0.2)
+    async with ScriptedEngine(held=True) as paused, ScriptedEngine() as staying, start_pool(store, keys) as bench:
+        membership = await bench.add(paused, "a", role=Role.INFERENCE)
+        bench.submit(groups=1)
+        await paused.wait_for_requests(1)
+        await bench.add(staying, "b", role=Role.INFERENCE)
+        bench.pool.drain(["a"])
+        status = membership.member.engine
+        assert status is not None
+        await membership.update(engine=status.model_copy(update={"state": EngineState.RELEASED}))
+        await bench.until(lambda: len(bench.settled) == 2)
+        assert len(staying.requests) == 1
 
 
 async def test_an_engine_that_joins_gets_work_that_waits(store: Store, keys: JobKeys) -> None:

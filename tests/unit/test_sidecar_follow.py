@@ -39,8 +39,9 @@ def plan(
     newest: Commit | None = None,
     loaded: LoadedVersion | None = None,
     acknowledged: PhaseRecord | None = None,
+    draining: bool = False,
 ) -> Action:
-    return plan_action(Situation(role, release, phase, newest, state, loaded, acknowledged))
+    return plan_action(Situation(role, release, phase, newest, state, loaded, acknowledged, draining))
 
 
 @pytest.mark.parametrize("phase", [None, at(Phase.WARMUP), at(Phase.TRAINING), at(Phase.PUBLISHING)])
@@ -85,6 +86,23 @@ def test_draining_is_acknowledged_once_nothing_is_generated(
     release: ReleaseMode, state: EngineState, acknowledged: PhaseRecord | None, expected: Action
 ) -> None:
     assert plan(at(Phase.DRAINING), state, release=release, acknowledged=acknowledged) == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "state", "expected"),
+    [
+        ("sleep", SERVING, Release()),
+        ("sleep", IDLE, Release()),
+        ("sleep", RELEASED, Wait()),
+        ("none", SERVING, Release()),
+        ("none", IDLE, Wait()),
+    ],
+)
+@pytest.mark.parametrize("phase", [Phase.ROLLOUT, Phase.TRAINING, Phase.LOADING])
+def test_an_inference_pod_that_is_about_to_go_hands_back_what_it_has_and_takes_no_version(
+    phase: Phase, release: ReleaseMode, state: EngineState, expected: Action
+) -> None:
+    assert plan(at(phase), state, role=Role.INFERENCE, release=release, newest=commit(), draining=True) == expected
 
 
 def test_the_phase_of_another_master_is_acknowledged_anew() -> None:
