@@ -53,6 +53,7 @@ def mount(node: NodeLayout) -> None:
     run("mount", "--make-rshared", "/")  # mounts reach the pods
     for covered in ("/run", "/var/log"):
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", covered)
+    _cover(Path("/var/lib"), node.directory / "var-lib")
     for folder in (_KUBELET, Path("/run/cdi"), Path("/run/containerd"), Path("/run/netns")):
         folder.mkdir()
     # emptyDirs lie here: on the disk, not in the memory that /run is.
@@ -64,6 +65,15 @@ def mount(node: NodeLayout) -> None:
         file.write_text(f"{value}\n")
         run("mount", "--bind", str(file), f"/proc/sys/{name}")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+def _cover(folder: Path, upper: Path) -> None:
+    """What is written below `folder` (by kubelet and plugins, at fixed paths) lands in `upper`."""
+    work = upper.with_name(f"{upper.name}-work")
+    for each in (upper, work):
+        each.mkdir(exist_ok=True)
+    options = f"lowerdir={folder},upperdir={upper},workdir={work}"
+    run("mount", "-t", "overlay", "-o", options, "overlay", str(folder))
 
 
 def _mount_cgroups(place: Path) -> None:
