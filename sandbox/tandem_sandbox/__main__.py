@@ -5,6 +5,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from tandem_core.errors import TandemError
 
 from tandem_sandbox.control_groups import ControlGroups, observe_hierarchies
-from tandem_sandbox.own_world import run_in_own_world
+from tandem_sandbox.own_world import end_with_parent, run_in_own_world
 from tandem_sandbox.settings import DEFAULT_PORT, Settings, default_home
 
 _GONE_SECONDS = 5.0
@@ -64,7 +65,10 @@ def _parse_settings() -> Settings:
     parser.add_argument("--queued", type=int, default=256, help="requests at a time; more are told to come again")
     parser.add_argument("--request-seconds", type=float, default=600.0, help="longest time for one request")
     parser.add_argument("--no-host-image", action="store_true", help="do not offer this machine's /usr as image `host`")
+    parser.add_argument("--with-parent", action="store_true", help="end when the process that started it ends")
     given = parser.parse_args()
+    if given.with_parent:
+        end_with_parent(signal.SIGTERM)
     return Settings(
         home=given.home,
         host=given.host,

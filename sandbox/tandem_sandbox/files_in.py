@@ -13,13 +13,15 @@ _SHARED_FOLDER = 0o1777
 def write_layout(places: LanePlaces) -> None:
     """The folders that a container finds beside its image's, in the upper layer."""
     upper = places.writable / "upper"
-    for folder in (upper, places.writable / "overlay", places.writable / "shm", upper / ".tandem", upper / "tmp"):
+    inside = [upper / name for name in (".tandem", "dev", "proc", "tmp", WORK_FOLDER.lstrip("/"))]
+    for folder in (upper, places.writable / "overlay", places.writable / "shm", *inside):
         folder.mkdir(mode=0o755)
+    for folder in inside:
+        # They hide what an image has there: a link of a hostile image must not lead us, who write there, elsewhere.
+        os.setxattr(folder, "trusted.overlay.opaque", b"y")
     for shared in (upper / "tmp", places.writable / "shm"):
         shared.chmod(_SHARED_FOLDER)
-    work = upper / WORK_FOLDER.lstrip("/")
-    work.mkdir(mode=0o755)
-    os.chown(work, places.host_user, places.host_user)
+    os.chown(inside[-1], places.host_user, places.host_user)
 
 
 def write_files(places: LanePlaces, files: Mapping[str, JobFile], stdin: bytes) -> None:

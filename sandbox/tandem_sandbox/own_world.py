@@ -24,7 +24,7 @@ def run_in_own_world(serve: Callable[[], int], clean: Callable[[], None]) -> int
     os.unshare(os.CLONE_NEWNS | os.CLONE_NEWPID)
     first = os.fork()
     if first == 0:
-        _end_with_parent()
+        end_with_parent()
         # Outside it was only visible by another number; 0 stands for a parent of another namespace that is alive.
         os._exit(_be_first(serve) if _alive(parent) else 1)
     code = _wait_forwarding(first)
@@ -44,13 +44,14 @@ def _be_first(serve: Callable[[], int]) -> int:
         unmount(_HYBRID_V2)  # crun refuses hybrid layouts; what it does not see does not bother it
     child = os.fork()
     if child == 0:
-        _end_with_parent()
+        end_with_parent()
         os._exit(serve())
     return _wait_forwarding(child)
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process the signal when its parent ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _wait_forwarding(child: int) -> int:

@@ -16,12 +16,12 @@ def build_script(command: Sequence[str], environment: Mapping[str, str]) -> byte
     signals that it sends itself. What the shell says of signals must not mix with the program's own words.
     """
     settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    # A name alone could be one of the shell's own commands.
-    program = " ".join([*settings, shlex.join(command if "/" in command[0] else ["env", *command])])
+    # `exec`, or a name could be one of the shell's own commands.
+    program = " ".join([*settings, "exec", shlex.join(command)])
     lines = [
         "exec 3>&2 2>/dev/null",
         f"cd {WORK_FOLDER} || exit 126",
-        f"{program} <{INPUT_FILE} 2>&3 3>&-",
+        f"({program}) <{INPUT_FILE} 2>&3 3>&-",
         "exit $?",
         "",
     ]

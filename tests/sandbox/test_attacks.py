@@ -271,7 +271,8 @@ int main(void) {
   TRY("mknod-device", SYS_mknod, "/tmp/disk", 060666, 0xfe00); TRY("iopl", SYS_iopl, 3); TRY("acct", SYS_acct, 0);
   TRY("vsock", SYS_socket, 40, SOCK_STREAM, 0); TRY("alg", SYS_socket, 38, SOCK_SEQPACKET, 0);
   TRY("packet", SYS_socket, 17, SOCK_RAW, 0); TRY("netlink", SYS_socket, 16, SOCK_RAW, 0);
-  TRY("raw", SYS_socket, 2, SOCK_RAW, 1); TRY("kcmp", SYS_kcmp, 1, 1, 0, 0, 0); TRY("quotactl", SYS_quotactl, 0, 0, 0, 0);
+  TRY("raw", SYS_socket, 2, SOCK_RAW, 1); TRY("kcmp", SYS_kcmp, 1, 1, 0, 0, 0);
+  TRY("quotactl", SYS_quotactl, 0, 0, 0, 0);
   printf("end\\n");
 }
 """
