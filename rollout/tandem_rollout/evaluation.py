@@ -60,6 +60,7 @@ class Evaluator:
                 correct=score.correct,
             )
             for prompt, text, trajectory, score in zip(self._prompts, texts, trajectories, scores, strict=True)
+            if score is not None
         ]
 
     async def _generate(self, trajectories: list[Trajectory], iteration: int) -> None:

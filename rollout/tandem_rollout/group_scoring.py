@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from tandem_rollout.prompts import Prompt
+from tandem_rollout.rewards.answers import RewardError
 from tandem_rollout.rewards.scoring import Answer, Scoring
 from tandem_rollout.tokenization import Tokenizer
 from tandem_rollout.trajectory import FinishReason, Group, Score, ScoredGroup, ScoredSample, Trajectory
@@ -57,13 +58,18 @@ class GroupScorer:
         scores = await self.score(trajectories, texts)
         samples = iter(zip(trajectories, texts, scores, strict=True))
         for group in groups:
-            members = tuple(ScoredSample(*next(samples)) for _ in group.trajectories)
+            found = [next(samples) for _ in group.trajectories]
+            members = tuple(ScoredSample(one, text, score) for one, text, score in found if score is not None)
+            if not members:
+                raise RewardError(
+                    f"no answer of group {group.id} (prompt {group.prompt_id}) could be scored: see the log"
+                )
             self._on_scored(ScoredGroup(group.id, group.prompt_id, group.created_iteration, members))
             self.pending -= 1
         self._settled.set()
 
-    async def score(self, trajectories: Sequence[Trajectory], texts: Sequence[str]) -> list[Score]:
-        """One score for each finished answer, in order. Raises RewardError."""
+    async def score(self, trajectories: Sequence[Trajectory], texts: Sequence[str]) -> list[Score | None]:
+        """One score for each finished answer, in order; None where nothing is known. Raises RewardError."""
         return await self._scoring.score(
             [
                 Answer(self._prompts[trajectory.prompt_id], text, trajectory.finish_reason or FinishReason.STOP)

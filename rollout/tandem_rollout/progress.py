@@ -2,17 +2,17 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
-from tandem_rollout.trajectory import ScoredSample, Trajectory, TrajectoryState
+from tandem_rollout.trajectory import ScoredGroup, ScoredSample, Trajectory, TrajectoryState
 
 SAVE_SECONDS = 2.0
 """How much generation may be lost by a crash of the master in the middle of a rollout phase."""
 
 
 class ProgressSaver:
-    """Collects what is to be saved; `run` saves it every SAVE_SECONDS, `flush` now."""
+    """Collects what is to be saved; `run` saves it every SAVE_SECONDS, `flush` now, `record` with a batch."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._buffer = buffer
@@ -33,12 +33,21 @@ class ProgressSaver:
 
     async def flush(self) -> None:
         """Return when all that was noted is saved. Raises StorageError."""
+        await self._save(self._buffer.save)
+
+    async def record(self, iteration: int, data: bytes, groups: Sequence[ScoredGroup]) -> None:
+        """The same, and record the batch of `iteration`, in one transaction. Raises StorageError."""
+
+        async def write(samples: Sequence[ScoredSample], trajectories: Sequence[Trajectory]) -> None:
+            await self._buffer.record_batch(iteration, data, groups, samples=samples, trajectories=trajectories)
+
+        await self._save(write)
+
+    async def _save(self, write: Callable[[Sequence[ScoredSample], Sequence[Trajectory]], Awaitable[None]]) -> None:
         async with self._writing:
             scored, self._scored = self._scored, []
             grown, self._grown = self._grown, {}
             self._something.clear()
-            if scored:
-                await self._buffer.save_scores(scored)
             # Answers grow while the database works: it gets copies, and what it has saved is noted here.
             unscored = [
                 each
@@ -46,10 +55,9 @@ class ProgressSaver:
                 if each.state != TrajectoryState.SCORED and len(each.segments) > each.saved_segments
             ]
             copies = [dataclasses.replace(each, segments=list(each.segments)) for each in unscored]
-            if copies:
-                await self._buffer.save_progress(copies)
-                for trajectory, copy in zip(unscored, copies, strict=True):
-                    trajectory.saved_segments = copy.saved_segments
+            await write(scored, copies)
+            for trajectory, copy in zip(unscored, copies, strict=True):
+                trajectory.saved_segments = copy.saved_segments
 
     async def run(self) -> None:
         """Save now and then until cancelled."""

@@ -174,8 +174,7 @@ class Rollouts:
         encoded, metrics = await asyncio.to_thread(self._build, iteration, last_iteration, groups)
         for answer in self._answers.values():
             self._saver.note_progress(answer.trajectory)  # those that were aborted have grown
-        await self._saver.flush()
-        await self._buffer.record_batch(iteration, encoded, groups)
+        await self._saver.record(iteration, encoded, groups)
         for group in groups:
             del self._scored[group.id]
         self._renew(iteration + 1)

@@ -41,7 +41,7 @@ def note(log: Any, **facts: Any) -> None:
 
 async def finish(buffer: ReplayBuffer, groups: list[Group], iteration: int) -> None:
     samples = [answer(each, iteration) for group in groups for each in group.trajectories if not each.segments]
-    await buffer.save_scores(samples)
+    await buffer.save(samples)
 
 
 async def record(url: str, log: Any) -> None:

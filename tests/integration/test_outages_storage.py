@@ -39,7 +39,7 @@ def scored(trajectory: Trajectory) -> ScoredSample:
 async def record(buffer: ReplayBuffer, iteration: int) -> None:
     """All that an iteration writes."""
     groups = await buffer.create_groups(iteration, [1, 2], 2)
-    await buffer.save_scores([scored(each) for group in groups for each in group.trajectories])
+    await buffer.save([scored(each) for group in groups for each in group.trajectories])
     await buffer.record_batch(iteration, bytes(1000), await buffer.scored_groups())
     await buffer.mark_trained(iteration)
 
@@ -79,7 +79,7 @@ async def test_a_full_disk_is_waited_for_until_there_is_room(tmp_path: Path) -> 
         await record(buffer, 1)
         await limit_pages(buffer, file, 10)
         groups = await buffer.create_groups(2, [1, 2], 2)
-        await buffer.save_scores([scored(each) for group in groups for each in group.trajectories])
+        await buffer.save([scored(each) for group in groups for each in group.trajectories])
         recording = asyncio.create_task(buffer.record_batch(2, bytes(1_000_000), await buffer.scored_groups()))
         async with asyncio.timeout(30):
             while not buffer.problem:
@@ -112,7 +112,7 @@ async def test_a_master_that_was_followed_writes_no_more_answers(
         (group,) = await old.create_groups(1, [1], 2)
         await new.take_over(2)
         with pytest.raises(NotOwner, match="taken over by another master"):
-            await old.save_scores([scored(each) for each in group.trajectories])
+            await old.save([scored(each) for each in group.trajectories])
         with pytest.raises(NotOwner):
             await old.create_groups(1, [2], 2)
         assert [open_group.id for open_group in await new.open_groups()] == [group.id]

@@ -83,7 +83,7 @@ class QuickRollouts:
 
     async def close(self, iteration: int, last_iteration: int) -> dict[str, float]:
         groups = list(self.groups.values())
-        await self.buffer.save_scores([sample for group in groups for sample in group.samples])
+        await self.buffer.save([sample for group in groups for sample in group.samples])
         await self.buffer.record_batch(iteration, batch_of(iteration), groups)
         self.groups.clear()
         return {"reward": 1.0, "trained_samples": 4.0}

@@ -85,7 +85,7 @@ async def scored_groups(buffer: ReplayBuffer, iteration: int, prompts: list[int]
     """New groups of two, the first answer right."""
     groups = await buffer.create_groups(iteration, prompts, 2)
     samples = [scored(each, 1.0 - each.index) for group in groups for each in group.trajectories]
-    await buffer.save_scores(samples)
+    await buffer.save(samples)
     return await buffer.scored_groups()
 
 
@@ -95,10 +95,10 @@ async def test_groups_come_back_as_they_were_saved(buffer: ReplayBuffer) -> None
     assert len({each.id for group in created for each in group.trajectories}) == 6
     one = created[0].trajectories[1]
     one.append(segment([1, 2, 3], FinishReason.BUDGET))
-    await buffer.save_progress([one])
+    await buffer.save([], [one])
     one.append(segment([4, 5], FinishReason.LENGTH, iteration=2, version=3))
-    await buffer.save_progress([one])
-    await buffer.save_progress([one])  # nothing new: nothing happens
+    await buffer.save([], [one])
+    await buffer.save([], [one])  # nothing new: nothing happens
 
     again = await buffer.open_groups()
     assert [_shape(group) for group in again] == [_shape(group) for group in created]
@@ -114,11 +114,11 @@ async def test_groups_come_back_as_they_were_saved(buffer: ReplayBuffer) -> None
 
 async def test_a_group_is_open_until_all_its_answers_are_scored(buffer: ReplayBuffer) -> None:
     first, second = await buffer.create_groups(1, [1, 2], 2)
-    await buffer.save_scores([scored(each) for each in second.trajectories])
-    await buffer.save_scores([scored(first.trajectories[0], 0.25)])
+    await buffer.save([scored(each) for each in second.trajectories])
+    await buffer.save([scored(first.trajectories[0], 0.25)])
     assert [group.id for group in await buffer.open_groups()] == [first.id]
     assert [group.id for group in await buffer.scored_groups()] == [second.id]
-    await buffer.save_scores([scored(first.trajectories[1])])
+    await buffer.save([scored(first.trajectories[1])])
     assert await buffer.open_groups() == []
     complete = await buffer.scored_groups()
     assert [group.id for group in complete] == [first.id, second.id]  # the oldest first
@@ -185,7 +185,7 @@ async def test_success_rates_follow_the_newest_groups(buffer: ReplayBuffer) -> N
     await buffer.record_batch(1, b"1", await scored_groups(buffer, 1, [5, 6]))
     assert await buffer.success_rates() == {5: 0.5, 6: 0.5}
     (group,) = await buffer.create_groups(2, [5], 2)
-    await buffer.save_scores([scored(each) for each in group.trajectories])
+    await buffer.save([scored(each) for each in group.trajectories])
     assert await buffer.success_rates() == {5: 0.5, 6: 0.5}  # counted when it is in a batch
     await buffer.record_batch(2, b"2", await buffer.scored_groups())
     assert await buffer.success_rates() == {5: 0.75, 6: 0.5}
@@ -371,7 +371,7 @@ async def test_an_iteration_of_256_answers_costs_milliseconds(tmp_path: Path, ui
             groups = await buffer.create_groups(iteration, range(32), 8)
             samples = [scored(each) for group in groups for each in group.trajectories]
             generated = time.perf_counter()
-            await buffer.save_scores(samples)
+            await buffer.save(samples)
             ready = [
                 ScoredGroup(group.id, group.prompt_id, iteration, tuple(samples[8 * place : 8 * place + 8]))
                 for place, group in enumerate(groups)

@@ -52,7 +52,7 @@ async def add_answers(buffer: ReplayBuffer, iteration: int, chance: float, draw:
             )
             for trajectory in group.trajectories
         ]
-        await buffer.save_scores(samples)
+        await buffer.save(samples)
         scored.append(ScoredGroup(group.id, group.prompt_id, group.created_iteration, tuple(samples)))
     await buffer.record_batch(iteration, b"batch", scored)
 

@@ -2,6 +2,7 @@
 
 from tandem_core.job import RLJobSpec
 from tandem_core.job.rewards import (
+    CodeReward,
     ExactReward,
     FunctionReward,
     HttpReward,
@@ -26,7 +27,7 @@ def scorer_name(reward: Reward) -> str:
 
 def needs_process(reward: Reward) -> bool:
     """Whether the scorer may hang or use up memory, and so runs in a process that can be ended."""
-    return not isinstance(reward, ExactReward | HttpReward)
+    return not isinstance(reward, ExactReward | HttpReward | CodeReward)
 
 
 def wrong_when_failing(reward: Reward) -> bool:
@@ -53,5 +54,5 @@ def build_local_scorer(reward: Reward, spec: RLJobSpec) -> LocalScorer:
             if spec.data.reasoning_gym is None:
                 raise RewardError("a reasoning-gym reward needs data.reasoningGym")
             return ReasoningGymScorer(spec.data.reasoning_gym, spec.seed)
-        case HttpReward():
-            raise ValueError("an http reward is not scored on this machine")
+        case HttpReward() | CodeReward():
+            raise ValueError(f"a reward of type {reward.type} is not scored in a process of ours")

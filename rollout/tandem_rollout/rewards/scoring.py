@@ -11,13 +11,15 @@ from typing import Self
 
 import structlog
 from tandem_core.job import RLJobSpec
-from tandem_core.job.rewards import ExactReward, FunctionReward, HttpReward, Reward
+from tandem_core.job.rewards import CodeReward, ExactReward, FunctionReward, HttpReward, Reward
 
 from tandem_rollout.prompts import Prompt
 from tandem_rollout.rewards.answers import AnsweredPrompt, RewardError, describe_failure
+from tandem_rollout.rewards.code import CodeScorer
 from tandem_rollout.rewards.exact import ExactScorer
 from tandem_rollout.rewards.http import HttpScorer
 from tandem_rollout.rewards.local import needs_process, scorer_name, wrong_when_failing
+from tandem_rollout.rewards.own_sandbox import OwnSandbox, connect_sandbox
 from tandem_rollout.rewards.pool import Failure, Outcome, WorkerPool
 from tandem_rollout.trajectory import FinishReason, Score
 
@@ -42,6 +44,8 @@ class Scoring:
 
     - math and reasoning-gym: an answer that makes them raise, hang or use up memory counts as wrong; it is logged and
       counted in `failures`. If they fail more often than not, the job is stopped instead.
+    - code: an answer that the sandbox itself fails at has no score; it is logged and counted in `dropped`. If that
+      happens more often than not, the job is stopped instead.
     - function, regex, http: raises RewardError, after a second attempt (http: a fourth). The user's own code is never
       quietly worth 0.
     """
@@ -54,13 +58,23 @@ class Scoring:
             for reward in spec.rewards.scorers
             if isinstance(reward, HttpReward)
         }
+        self._code: dict[str, CodeScorer] = {}
+        self._sandbox: OwnSandbox | None = None
         self._failures: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
         self._scored: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        """Start the first scoring process."""
+        """Start the first scoring process, and the sandbox if the job has none of its own."""
         if self._pool is not None:
             await self._pool.start()
+        code = [reward for reward in self._spec.scorers if isinstance(reward, CodeReward)]
+        if any(reward.url is None for reward in code):
+            self._sandbox = OwnSandbox()
+            await self._sandbox.start()
+        self._code = {
+            scorer_name(reward): CodeScorer(reward, connect_sandbox(reward, self._sandbox)) for reward in code
+        }
         return self
 
     async def __aexit__(
@@ -69,16 +83,24 @@ class Scoring:
         """End processes and connections."""
         if self._pool is not None:
             await self._pool.close()
-        for scorer in self._http.values():
+        closing: list[HttpScorer | CodeScorer] = [*self._http.values(), *self._code.values()]
+        for scorer in closing:
             await scorer.close()
+        if self._sandbox is not None:
+            await self._sandbox.stop()
 
     @property
     def failures(self) -> Mapping[str, int]:
         """Scorer -> answers that it could not cope with so far, counted as wrong."""
         return dict(self._failures)
 
-    async def score(self, answers: Sequence[Answer]) -> list[Score]:
-        """One score for each answer, in order; calls may overlap. Raises RewardError."""
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Scorer -> answers that it could not be asked about so far, neither right nor wrong."""
+        return dict(self._dropped)
+
+    async def score(self, answers: Sequence[Answer]) -> list[Score | None]:
+        """One score for each answer, in order; None where nothing is known. Calls may overlap. Raises RewardError."""
         answered = [
             AnsweredPrompt(each.prompt.id, each.prompt.text, each.text, each.prompt.answer, each.prompt.row)
             for each in answers
@@ -97,18 +119,25 @@ class Scoring:
             for index, each in enumerate(answers)
         ]
 
-    def _combine(self, parts: Mapping[str, float], finish_reason: FinishReason) -> Score:
+    def _combine(self, found: Mapping[str, float | None], finish_reason: FinishReason) -> Score | None:
+        parts = {name: part for name, part in found.items() if part is not None}
+        if len(parts) < len(found):
+            return None
         reward = sum(scorer.weight * parts[scorer_name(scorer)] for scorer in self._spec.scorers)
         if finish_reason == FinishReason.REPETITION:
             reward -= self._spec.repetition_penalty
         return Score(reward, parts, reward >= self._spec.correct_at)
 
-    async def _score_with(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> list[float]:
+    async def _score_with(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> Sequence[float | None]:
         name = scorer_name(reward)
         judge = partial(self._checked, reward)
         self._scored[name] += len(answered)
         if needs_process(reward) and self._pool is not None:
             return await self._pool.score(name, answered, judge)
+        if isinstance(reward, CodeReward):
+            found = await self._code[name].score(answered)
+            self._count_dropped(name, found.count(None))
+            return found
         outcomes: Sequence[Outcome]
         if isinstance(reward, ExactReward):
             exact = ExactScorer(reward)
@@ -135,6 +164,17 @@ class Scoring:
             problem = describe_failure(name, answered, f"it returned {outcome}")
             raise RewardError(f"{problem}; a scorer must return a number between 0 and 1, weight scales it")
         return outcome
+
+    def _count_dropped(self, name: str, count: int) -> None:
+        if not count:
+            return
+        self._dropped[name] += count
+        _log.warning("answers are dropped: the sandbox failed at them", scorer=name, count=count)
+        if self._dropped[name] >= _FAILURES_TO_JUDGE_BY and 2 * self._dropped[name] > self._scored[name]:
+            raise RewardError(
+                f"the sandbox failed at {self._dropped[name]} of {self._scored[name]} answers of scorer {name}: "
+                "look at its log"
+            )
 
     def _count_failure(self, name: str, problem: str) -> None:
         self._failures[name] += 1

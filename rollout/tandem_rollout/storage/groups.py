@@ -89,15 +89,12 @@ async def count_groups(connection: AsyncConnection) -> int:
     return await connection.scalar(select(func.count()).select_from(GroupRow)) or 0
 
 
-async def write_progress(connection: AsyncConnection, trajectories: Sequence[Trajectory]) -> None:
-    """New segments and the state of each answer."""
-    await _insert_segments(connection, trajectories)
+async def write(
+    connection: AsyncConnection, samples: Sequence[ScoredSample], trajectories: Sequence[Trajectory]
+) -> None:
+    """New segments and the state of each answer; for `samples` the scores, and the state SCORED."""
+    await _insert_segments(connection, [*trajectories, *(sample.trajectory for sample in samples)])
     await _update(connection, _PROGRESS, [progress_row(each, each.state) for each in trajectories])
-
-
-async def write_scores(connection: AsyncConnection, samples: Sequence[ScoredSample]) -> None:
-    """New segments, scores, and the state SCORED."""
-    await _insert_segments(connection, [sample.trajectory for sample in samples])
     rows = [progress_row(sample.trajectory, TrajectoryState.SCORED) | score_row(sample) for sample in samples]
     await _update(connection, (*_PROGRESS, *_SCORE), rows)
 

@@ -101,18 +101,11 @@ class ReplayBuffer:
         """Number of groups ever created: the place in the epoch for uniform sampling."""
         return await self._database.read(groups.count_groups)
 
-    async def save_progress(self, trajectories: Sequence[Trajectory]) -> None:
-        """Save the segments that are new since the last call, and the states."""
-        await self._database.write(lambda connection: groups.write_progress(connection, trajectories))
-        _note_saved(trajectories)
-
-    async def save_scores(self, samples: Sequence[ScoredSample]) -> None:
-        """Save scores with the segments that are new; the trajectories become SCORED."""
-        await self._database.write(lambda connection: groups.write_scores(connection, samples))
-        trajectories = [sample.trajectory for sample in samples]
-        _note_saved(trajectories)
-        for trajectory in trajectories:
-            trajectory.state = TrajectoryState.SCORED
+    async def save(self, samples: Sequence[ScoredSample], trajectories: Sequence[Trajectory] = ()) -> None:
+        """Save what is new of the segments, and the states; answers in `samples` become SCORED, with their scores."""
+        if samples or trajectories:
+            await self._database.write(lambda connection: groups.write(connection, samples, trajectories))
+            _note_saved(samples, trajectories)
 
     async def open_groups(self) -> list[Group]:
         """Groups with an answer that is unfinished or not scored, oldest first, with all answers as saved."""
@@ -122,26 +115,38 @@ class ReplayBuffer:
         """Groups whose answers are all scored and that are in no batch, oldest first."""
         return await self._database.read(groups.select_scored_groups)
 
-    async def record_batch(self, iteration: int, data: bytes, scored: Sequence[ScoredGroup]) -> bytes:
+    async def record_batch(
+        self,
+        iteration: int,
+        data: bytes,
+        scored: Sequence[ScoredGroup],
+        *,
+        samples: Sequence[ScoredSample] = (),
+        trajectories: Sequence[Trajectory] = (),
+    ) -> bytes:
         """Record `data` as the batch of `iteration` made of the groups `scored`; returns what is recorded.
 
         Happens exactly once, in one durable transaction: if the iteration has a batch already, nothing changes and
-        that one is returned, whatever is given now. Raises StorageError if a group is in another batch, or
-        `iteration` is not the one after the newest batch's.
+        that one is returned, whatever is given now. `samples` and `trajectories` are saved with it, see `save`. Raises
+        StorageError if a group is in another batch, or `iteration` is not the one after the newest batch's.
         """
 
         async def record(connection: AsyncConnection) -> bytes:
-            if (recorded := await batches.select_batch(connection, iteration)) is None:
-                await batches.insert_batch(connection, iteration, data, scored)
-            return data if recorded is None else recorded
+            if (recorded := await batches.select_batch(connection, iteration)) is not None:
+                return recorded
+            await groups.write(connection, samples, trajectories)
+            await batches.insert_batch(connection, iteration, data, scored)
+            return data
 
         try:
-            return await self._database.write(record, durable=True)
+            result = await self._database.write(record, durable=True)
         except (batches.BatchConflict, StorageError) as error:
             # Another master may have been faster: then its batch is the one.
             if (recorded := await self.batch(iteration)) is not None:
                 return recorded
             raise StorageError(f"the batch of iteration {iteration} cannot be recorded: {error}") from error
+        _note_saved(samples, trajectories)
+        return result
 
     async def batch(self, iteration: int) -> bytes | None:
         """The batch of `iteration`; None: not recorded, or pruned."""
@@ -249,6 +254,8 @@ async def _create_schema(connection: AsyncConnection, schema: str) -> None:
     await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
 
 
-def _note_saved(trajectories: Sequence[Trajectory]) -> None:
-    for trajectory in trajectories:
+def _note_saved(samples: Sequence[ScoredSample], trajectories: Sequence[Trajectory]) -> None:
+    for sample in samples:
+        sample.trajectory.state = TrajectoryState.SCORED
+    for trajectory in (*trajectories, *(sample.trajectory for sample in samples)):
         trajectory.saved_segments = len(trajectory.segments)
