@@ -1,0 +1,63 @@
+"""What the operator's process remembers of a job beside what it observes. None of it has to outlive the process."""
+
+import base64
+import secrets
+from dataclasses import dataclass, field
+
+from tandem_core.job import RLJob
+
+from tandem_operator.build.pods import TOKEN_FILE_NAME
+from tandem_operator.observe.children import Child
+from tandem_operator.observe.observed import Observed
+from tandem_operator.observe.pods import Pod
+from tandem_operator.plan.failures import Trouble
+from tandem_operator.resources import SECRET, ObjectKey
+
+
+@dataclass
+class JobMemory:
+    """About one job, told apart from others of its name by its uid."""
+
+    uid: str
+    parsed: tuple[int, RLJob | None, str] | None = None
+    """The generation that was read last, and what came of it."""
+    token: str = ""
+    """The job's bearer token, once it is known."""
+    applied: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
+    """Hash of what was last applied, and the fingerprint that the object had then."""
+    refused: dict[ObjectKey, tuple[str, str, Trouble]] = field(default_factory=dict)
+    """The same of what the API server did not take for good, and its words: it is not asked again for the same."""
+    access_given: bool = False
+    failed_pods: frozenset[str] | None = None
+    """uids of the pods that have failed; None: not looked at by this process yet."""
+    counted_pods: frozenset[str] = frozenset()
+    """Those of them that the status knows of."""
+    status_written_at: float = 0.0
+    """time.monotonic()."""
+
+
+def keep_token(memory: JobMemory, observed: Observed) -> str:
+    """The job's token: as it stands in its Secret, where that is there; else a new one.
+
+    It is remembered, so that a Secret that somebody deletes or edits comes back as it was: pods have read it.
+    """
+    if not memory.token:
+        secret = observed.own.get(ObjectKey(SECRET, f"{observed.key.name}-token"))
+        memory.token = _read(secret, TOKEN_FILE_NAME) or secrets.token_urlsafe(32)
+    return memory.token
+
+
+def count_losses(memory: JobMemory, pods: tuple[Pod, ...]) -> int:
+    """Pods that failed since the status was published. Those that a new process finds were counted before it."""
+    failed = frozenset(pod.uid for pod in pods if pod.failed)
+    if memory.failed_pods is None:
+        memory.counted_pods = failed
+    memory.failed_pods = failed | (memory.failed_pods or frozenset())
+    return len(memory.failed_pods - memory.counted_pods)
+
+
+def _read(child: Child | None, name: str) -> str:
+    try:
+        return base64.b64decode(child.data.get(name, ""), validate=True).decode() if child is not None else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,42 @@
+"""When a job is to be looked at again though nothing has happened."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from tandem_operator.observe.observed import Observed
+from tandem_operator.plan.failures import Trouble
+from tandem_operator.plan.job import Plan
+from tandem_operator.plan.stage import Stage
+from tandem_operator.plan.troubles import next_change
+
+READS_PER_SECOND = 200
+"""Most times in a second that etcd is asked for all jobs together."""
+BUSY_SECONDS = 1.0
+IDLE_SECONDS = 30.0
+"""For a job without pods: only its records could be news."""
+STEP_SECONDS = 1.0
+"""While a job stops, goes or begins anew."""
+
+
+def plan_pace(
+    observed: Observed, plan: Plan, troubles: Sequence[Trouble], wait: float | None, now: datetime, *, jobs: int
+) -> float | None:
+    """Seconds until then; None: only when something happens. `wait`: until the status may be written again."""
+    times = [wait, _step(observed, plan, jobs), next_change(troubles, now)]
+    if plan.expires_at is not None:
+        times.append(max(0.0, (plan.expires_at - now).total_seconds()))
+    return min((time for time in times if time is not None), default=None)
+
+
+def _step(observed: Observed, plan: Plan, jobs: int) -> float | None:
+    match plan.stage:
+        case Stage.FINISHED | Stage.INVALID:
+            return None
+        case Stage.RUNNING:
+            if observed.records is None:
+                return STEP_SECONDS * 5
+            return max(BUSY_SECONDS, jobs / READS_PER_SECOND) if observed.working_pods else IDLE_SECONDS
+        case Stage.SUSPENDED:
+            return STEP_SECONDS if observed.pods else None
+        case _:
+            return STEP_SECONDS

@@ -1,0 +1,122 @@
+"""The operator's process: waits until it is the active one, then works until it is told to end, or is deposed."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import uuid
+from collections import Counter
+from typing import Any
+
+import kopf
+import structlog
+from tandem_core.coordination.store import Store
+from tandem_core.errors import TandemError
+
+from tandem_operator.election import LEASE_SECONDS, Election, clock
+from tandem_operator.handlers import configure_kopf, register_handlers
+from tandem_operator.health import serve_health
+from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
+from tandem_operator.metrics import JOBS
+from tandem_operator.observe.cache import ObjectCache
+from tandem_operator.reconcile import Reconciler
+from tandem_operator.resources import RLJOB
+from tandem_operator.settings import OperatorSettings
+from tandem_operator.work_queue import WorkQueue
+
+log = structlog.get_logger()
+
+ETCD_PATIENCE_SECONDS = 3.0
+"""How long a reconcile waits for an etcd that is away; it is tried again anyway."""
+COUNT_SECONDS = 5.0
+
+
+async def run_operator(settings: OperatorSettings) -> None:
+    """Work until SIGTERM or SIGINT. Raises Deposed if another one took over, TandemError without access."""
+    configuration = await load_configuration()
+    identity = settings.identity or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with KubernetesApi(configuration) as api:
+        election = Election(api, settings.lease_namespace, settings.lease_name, identity)
+        async with serve_health(settings.port, alive=lambda: _alive(election), ready=lambda: _ready(election)) as port:
+            log.info("answering", port=port, identity=identity)
+            try:
+                await _first(stop.wait(), _lead(settings, election, identity, stop))
+            finally:
+                with contextlib.suppress(TandemError):
+                    await election.resign()
+
+
+async def _lead(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:
+    await election.wait()
+    await _first(election.keep(), _work(settings, election, identity, stop))
+
+
+async def _work(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:
+    """What the active operator does."""
+    configuration = await load_configuration()
+    cache = ObjectCache()
+    async with (
+        KubernetesApi(configuration, may_write=election.check) as api,
+        Store(settings.etcd_access(), patience_seconds=ETCD_PATIENCE_SECONDS) as store,
+        asyncio.TaskGroup() as group,
+    ):
+        await _wait_for_crd(api, settings)
+        queue = WorkQueue(Reconciler(settings, api, store, cache, identity).reconcile, settings.workers)
+        group.create_task(queue.run(), name="work queue")
+        group.create_task(_count(cache), name="count jobs")
+        group.create_task(_watch(settings, cache, queue, stop), name="watches")
+
+
+async def _watch(settings: OperatorSettings, cache: ObjectCache, queue: WorkQueue, stop: asyncio.Event) -> None:
+    await kopf.operator(
+        registry=register_handlers(cache, queue.ask),
+        settings=configure_kopf(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+    stop.set()  # kopf takes signals for itself
+
+
+async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:
+    """Return when the API server knows RLJobs: watches that begin earlier would never see any."""
+    while not await api.knows(RLJOB):
+        log.warning("this cluster does not know RLJobs: apply the CustomResourceDefinition (manifests/crd.yaml)")
+        await asyncio.sleep(COUNT_SECONDS)
+
+
+async def _count(cache: ObjectCache) -> None:
+    """Keep the number of jobs by phase."""
+    while True:
+        phases = Counter(body.get("status", {}).get("phase", "Pending") for body in cache.jobs.values())
+        JOBS.clear()
+        for phase, number in phases.items():
+            JOBS.labels(phase).set(number)
+        await asyncio.sleep(COUNT_SECONDS)
+
+
+def _alive(election: Election) -> str:
+    """That this answers shows that the process runs; tries at the Lease show that it works."""
+    silent = clock() - election.tried_at
+    return f"the Lease has not been tried for {silent:.0f} s" if silent > 6 * LEASE_SECONDS else ""
+
+
+def _ready(election: Election) -> str:
+    silent = clock() - election.answered_at
+    return f"the API server has not answered for {silent:.0f} s" if silent > 2 * LEASE_SECONDS else ""
+
+
+async def _first(*work: Any) -> None:
+    """Return, or raise, as the first of them does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
