@@ -5,7 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import psutil
 from tandem_core.coordination.keys import JobKeys
@@ -53,7 +53,8 @@ class Strike:
     """A fault that has happened."""
 
     fault: Fault
-    """With the phase in which it really happened."""
+    phase: Phase
+    """In which it really happened."""
     struck_at: float
     before: Processes
     members: Mapping[str, Member]
@@ -61,13 +62,16 @@ class Strike:
 
 @dataclass
 class StruckJob:
-    """Lets faults happen to a job until there are none left or the job is about to end."""
+    """Lets faults happen to a job until there are none left, the time is over, or the job is about to end."""
 
     job: JobProcess
-    choice: random.Random
+    seed: int
+    """Of the moments."""
+    until: float
+    """time.monotonic() after which no other fault begins."""
     say: Callable[[str], None]
     timeline: Timeline = field(default_factory=Timeline)
-    recoveries: list[tuple[Fault, Recovery]] = field(default_factory=list)
+    recoveries: list[tuple[Strike, Recovery]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     async def run(self, faults: "deque[Fault]") -> None:
@@ -86,7 +90,7 @@ class StruckJob:
                 await self._wait_for(_reached(3), START_SECONDS, "the first iterations")
                 if _spare_iterations(faults[0]) >= self.job.iterations:
                     raise JobLost(f"{self.job.iterations} iterations are too few for: {faults.popleft()}")
-                while faults and self._now.iteration + _spare_iterations(faults[0]) <= self.job.iterations:
+                while faults and self._has_room(faults[0]):
                     strike = await self._strike(faults.popleft())
                     strikes.append((strike, await self._mend(strike)))
                 await self._wait_for(lambda phase: phase.phase.final, END_SECONDS, "the end of the job")
@@ -98,8 +102,12 @@ class StruckJob:
         finally:
             await self.job.end()
         self.recoveries += [
-            (strike.fault, measure_recovery(self.timeline, strike.struck_at, whole_at)) for strike, whole_at in strikes
+            (strike, measure_recovery(self.timeline, strike.struck_at, whole_at)) for strike, whole_at in strikes
         ]
+
+    def _has_room(self, fault: Fault) -> bool:
+        enough = self._now.iteration + _spare_iterations(fault) <= self.job.iterations
+        return enough and time.monotonic() < self.until
 
     @property
     def _now(self) -> PhaseRecord:
@@ -113,11 +121,12 @@ class StruckJob:
 
     async def _strike(self, fault: Fault) -> Strike:
         """Waits for the fault's phase and lets it happen."""
+        choice = random.Random(f"{self.seed} {fault}")
         for _ in range(_ATTEMPTS):
             before, members = observe_run(self.job.runner), dict(self._members.values)
             disks = Disks.of(self.job.runner, self.job.checkpoints)
             after = self._now.iteration
-            delay = self.choice.uniform(0, _WITHIN) * self.timeline.usual_phase_seconds(fault.phase)
+            delay = choice.uniform(0, _WITHIN) * self.timeline.usual_phase_seconds(fault.phase)
             await self._wait_for(_in_phase(fault.phase, after + 1), RECOVERY_SECONDS, f"{fault.phase}")
             await asyncio.sleep(delay)
             if self._phases.value is None or self._phases.value.phase is not fault.phase:
@@ -130,7 +139,7 @@ class StruckJob:
                 raise JobLost(f"{fault}: cannot be done: {error!r}") from error
             real = self.timeline.at(struck_at)
             self.say(f"{fault}: iteration {real.iteration}" + ("" if real.phase is fault.phase else f", {real.phase}"))
-            return Strike(replace(fault, phase=real.phase), struck_at, before, members)
+            return Strike(fault, real.phase, struck_at, before, members)
         raise JobLost(f"{fault}: the phase was too short {_ATTEMPTS} times")
 
     async def _mend(self, strike: Strike) -> float:
@@ -177,6 +186,8 @@ class StruckJob:
         """Ranks are to start again below the same torchrun, and not from a damaged checkpoint."""
         if strike.fault.blow is Blow.CORRUPT and not self.job.logged("trainer.log", "checkpoint is damaged"):
             self.problems.append(f"{strike.fault}: nobody noticed the damage")
+        if strike.fault.blow is Blow.FILL_DISK and not self.job.logged("trainer.log", "no checkpoint; going on"):
+            self.problems.append(f"{strike.fault}: no checkpoint failed, although the disk was full")
         if strike.fault.part is Part.RANK:
             before, now = strike.before.parts, observe_run(self.job.runner).parts
             if before[Part.TORCHRUN] != now[Part.TORCHRUN]:

@@ -1,8 +1,10 @@
 """The table of what each fault cost. Pure."""
 
+import statistics
 from collections.abc import Sequence
 
-from bench.chaos.faults import PHASES, Fault
+from bench.chaos.faults import PHASES
+from bench.chaos.results import Result
 from bench.chaos.timeline import Recovery
 
 _TEXT = """\
@@ -18,20 +20,25 @@ each).
 """
 
 
-def build_table(
-    recoveries: Sequence[tuple[Fault, Recovery]], *, seed: int, jobs: int, iterations: int, usual: float
-) -> str:
-    """Markdown, one row for each fault, one column for each phase."""
+def build_table(results: Sequence[Result]) -> str:
+    """Markdown, one row for each fault, one column for each phase. At least one result, all of the same seed."""
     rows: dict[str, dict[str, list[Recovery]]] = {}
-    for fault, recovery in recoveries:
-        rows.setdefault(fault.name, {}).setdefault(fault.phase, []).append(recovery)
+    for result in results:
+        rows.setdefault(result.planned.name, {}).setdefault(result.phase, []).append(result.recovery)
     head = "| fault | " + " | ".join(PHASES) + " | job, at most |"
     line = "| --- |" + " ---: |" * (len(PHASES) + 1)
     body = [
         f"| {name} | " + " | ".join(_cell(phases.get(phase, [])) for phase in PHASES) + f" | {_most(phases)} |"
         for name, phases in sorted(rows.items())
     ]
-    text = _TEXT.format(seed=seed, faults=len(recoveries), jobs=jobs, iterations=iterations, usual=usual)
+    usual = {result.job: result.usual_seconds for result in results}
+    text = _TEXT.format(
+        seed=results[0].seed,
+        faults=len(results),
+        jobs=len(usual),
+        iterations=results[0].iterations,
+        usual=statistics.median(usual.values()),
+    )
     return "\n".join([text, head, line, *body])
 
 
