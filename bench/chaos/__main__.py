@@ -44,12 +44,13 @@ def main() -> int:
         return 0
     home, until = Path(tempfile.mkdtemp(prefix="tandem-chaos-")), time.monotonic() + 60 * options.minutes
     problems, results = _strike(waiting, options, home, until)
-    print(build_table(results))
+    if results:
+        print(build_table(results))
     if problems:
         print(f"\n{len(problems)} PROBLEMS; the runs are kept in {home}", *problems, sep="\n")
         return 1
     shutil.rmtree(home)
-    if options.write:
+    if options.write and results:
         write_section("chaos", f"{build_table(load_results(options.seed, options.iterations))}\n\n{describe_machine()}")
     return 0
 
@@ -99,9 +100,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=120.0, help="begin no fault after this time")
     parser.add_argument("--fresh", action="store_true", help="forget what faults cost in earlier runs")
     parser.add_argument("--list", action="store_true", help="print the faults and do nothing")
-    parser.add_argument(
-        "--no-write", dest="write", action="store_false", help="leave docs/benchmarks.md and earlier runs alone"
-    )
+    parser.add_argument("--no-write", dest="write", action="store_false", help="keep nothing, and strike all of them")
     return parser.parse_args()
 
 
