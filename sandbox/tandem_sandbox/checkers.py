@@ -31,6 +31,8 @@ def _compare_words(found: list[str], wanted: list[str], tolerance: FloatsChecker
 
 
 def _close(one: str, other: str, tolerance: FloatsChecker) -> bool:
+    if "_" in one:  # a number in Python, and nowhere else
+        return False
     try:
         found, wanted = float(one), float(other)
     except ValueError:

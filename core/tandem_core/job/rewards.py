@@ -80,8 +80,34 @@ class FunctionReward(RewardModel):
     """Keyword arguments handed to each call."""
 
 
+class CodeReward(RewardModel):
+    """Whether the program in the answer passes its test cases in the code sandbox. The last block between ``` fences
+    counts; without any, the whole answer. An answer that the sandbox itself fails at is left out, never worth 0."""
+
+    type: Literal["code"]
+    """code"""
+    language: Text = Field(default="python", pattern=r"^[a-z][a-z0-9]*$")
+    """Language of the programs; the sandbox's /v1/languages lists them."""
+    sandbox_url: Annotated[Text, Field(pattern=r"^https?://")] | None = None
+    """Address of a sandbox; TANDEM_SANDBOX_TOKEN in the master's pod is its token. Left out: the master starts one of
+    its own, for which it needs root and crun."""
+    program: str = "{{ response }}"
+    """Jinja template of the program; sees response and every column of the row."""
+    cases_field: Text | None = None
+    """Column with the test cases, a list of {stdin, expected}. Left out: no input, and the reference answer is the
+    expected output."""
+    checker: Literal["tokens", "exact", "floats"] = "tokens"
+    """How outputs are compared: word by word, byte by byte, or numbers with a tolerance of 1e-6."""
+    partial: bool = False
+    """Whether the share of passed cases is the reward; else all must pass."""
+    cpu_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """Processor time for each case."""
+    memory_bytes: Count = Field(default=512 << 20, ge=4 << 20)
+    """Memory for each case."""
+
+
 Reward = Annotated[
-    ReasoningGymReward | MathReward | ExactReward | RegexReward | HttpReward | FunctionReward,
+    ReasoningGymReward | MathReward | ExactReward | RegexReward | HttpReward | FunctionReward | CodeReward,
     Field(discriminator="type"),
 ]
 

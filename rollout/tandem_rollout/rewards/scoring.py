@@ -69,7 +69,7 @@ class Scoring:
         if self._pool is not None:
             await self._pool.start()
         code = [reward for reward in self._spec.scorers if isinstance(reward, CodeReward)]
-        if any(reward.url is None for reward in code):
+        if any(reward.sandbox_url is None for reward in code):
             self._sandbox = OwnSandbox()
             await self._sandbox.start()
         self._code = {
