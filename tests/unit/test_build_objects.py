@@ -29,7 +29,15 @@ ETCD = EtcdAccess(
 MONITORED = SETTINGS.model_copy(
     update={"pod_monitor": True, "monitoring_namespace": "monitoring", "token": "", "etcd_files": ETCD.files()}
 )
-CASES = {"cpu": SETTINGS, "gpus": MONITORED, "overlays": SETTINGS, "postgresql": SETTINGS}
+CASES = {
+    "cpu": SETTINGS,
+    "gpus": MONITORED,
+    "overlays": SETTINGS,
+    "postgresql": SETTINGS,
+    "volcano": SETTINGS,
+    "coscheduling": SETTINGS,
+}
+UNKNOWN_TO_KUBERNETES = ("PodMonitor", "PodGroup")
 
 
 def example(name: str) -> RLJob:
@@ -60,7 +68,7 @@ def test_a_job_is_built_into_the_expected_objects(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_kubernetes_knows_every_field(name: str) -> None:
-    checked = [item for item in build_objects(example(name), CASES[name]) if item["kind"] != "PodMonitor"]
+    checked = [item for item in build_objects(example(name), CASES[name]) if item["kind"] not in UNKNOWN_TO_KUBERNETES]
     for item in checked:
         kubernetes_validate.validate(item, KUBERNETES_VERSION, strict=True)
     assert len(checked) > 8
@@ -162,6 +170,41 @@ def test_a_queued_job_leaves_suspend_to_the_queue() -> None:
     assert build("gpus")["Job/math-32b-master"]["spec"]["suspend"] is False
 
     assert [name for name in build("gpus") if name.startswith("Secret/")] == ["Secret/math-32b-etcd"]
+
+
+@pytest.mark.parametrize(("name", "pods"), [("volcano", 3), ("coscheduling", 4)])
+def test_hybrid_pods_and_the_master_are_one_gang(name: str, pods: int) -> None:
+    built = build(name)
+    group = next(item for item in built.values() if item["kind"] == "PodGroup")
+    assert group["spec"]["minMember"] == pods
+    members = 0
+    for item in built.values():
+        if item["kind"] == "Job":
+            template = item["spec"]["template"]
+            marks = {**template["metadata"]["labels"], **template["metadata"].get("annotations", {})}
+            mark = {"volcano": "scheduling.k8s.io/group-name", "coscheduling": "scheduling.x-k8s.io/pod-group"}[name]
+            assert marks[mark] == group["metadata"]["name"]
+            assert template["spec"]["schedulerName"] in ("volcano", "scheduler-plugins-scheduler")
+            members += item["spec"]["parallelism"]
+    assert members == pods
+
+
+def test_inference_pods_start_by_themselves_with_the_same_priority() -> None:
+    inference = build("volcano")["Deployment/whole-nodes-inference"]["spec"]["template"]
+    assert "schedulerName" not in inference["spec"]
+    assert inference["spec"]["priorityClassName"] == "high"
+
+
+def test_on_a_whole_node_one_container_asks_for_the_gpus_and_the_other_sees_them_all() -> None:
+    objects = build("volcano")
+    assert not [name for name in objects if name.startswith("ResourceClaimTemplate/")]
+    pod = objects["Job/whole-nodes-hybrid"]["spec"]["template"]["spec"]
+    assert "resourceClaims" not in pod
+    assert pod["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
+    assert "resources" not in pod["initContainers"][0]
+    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in pod["initContainers"][0]["env"]
+    engine = objects["Deployment/whole-nodes-inference"]["spec"]["template"]["spec"]["containers"][0]
+    assert engine["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
 
 
 def test_claims_and_secrets_that_the_user_has_are_not_made() -> None:

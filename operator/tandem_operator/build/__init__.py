@@ -5,6 +5,7 @@ from tandem_core.job import RLJob
 from tandem_operator.build.config import build_config_map, build_etcd_secret, build_service_account, build_token_secret
 from tandem_operator.build.devices import build_claim_template, device_count
 from tandem_operator.build.disruption import build_disruption_budget
+from tandem_operator.build.gang import build_pod_group
 from tandem_operator.build.hybrid import build_hybrid_job, hybrid_pod_names
 from tandem_operator.build.inference import build_inference_deployment
 from tandem_operator.build.master import build_master_job
@@ -38,8 +39,11 @@ def build_objects(
         build_disruption_budget(job),
         *([build_pod_monitor(job)] if settings.pod_monitor else []),
     ]
-    kinds = [Component.HYBRID, *([Component.INFERENCE] if job.spec.elastic.max else [])]
-    objects += [build_claim_template(job, settings, kind) for kind in kinds if device_count(job, kind)]
+    if (pod_group := build_pod_group(job)) is not None:
+        objects.append(pod_group)
+    if job.spec.hybrid.device_allocation == "claim":
+        kinds = [Component.HYBRID, *([Component.INFERENCE] if job.spec.elastic.max else [])]
+        objects += [build_claim_template(job, settings, kind) for kind in kinds if device_count(job, kind)]
     objects += [build_master_job(job, settings), build_hybrid_job(job, settings)]
     if job.spec.elastic.max:
         objects.append(build_inference_deployment(job, settings, inference_replicas))

@@ -1,4 +1,4 @@
-"""GPUs by dynamic resource allocation: one claim named by several containers, so that they see the same devices."""
+"""GPUs: one claim named by several containers, so that they see the same devices; or all of a node."""
 
 from tandem_core.job import RLJob
 
@@ -7,6 +7,8 @@ from tandem_operator.build.settings import BuildSettings, KubernetesObject
 
 CLAIM = "devices"
 REQUEST = "gpus"
+VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
+"""What NVIDIA's container runtime goes by; the device plugin sets it too, for the container it gives GPUs to."""
 
 
 def device_count(job: RLJob, component: Component) -> int:
@@ -33,10 +35,27 @@ def build_claim_template(job: RLJob, settings: BuildSettings, component: Compone
     }
 
 
-def claim_devices(job: RLJob, component: Component, spec: KubernetesObject, containers: list[KubernetesObject]) -> None:
-    """Let all of `containers` share the pod's GPUs; nothing on cpu."""
-    if not device_count(job, component):
+def claim_devices(
+    job: RLJob,
+    settings: BuildSettings,
+    component: Component,
+    spec: KubernetesObject,
+    containers: list[KubernetesObject],
+) -> None:
+    """Let all of `containers` share the pod's GPUs; nothing on cpu.
+
+    A device plugin gives a GPU to one container only. For a whole node that is the last one; the others see every GPU
+    of the node, past Kubernetes.
+    """
+    count = device_count(job, component)
+    if not count:
         return
-    spec["resourceClaims"] = [{"name": CLAIM, "resourceClaimTemplateName": component_name(job, component)}]
-    for container in containers:
-        container["resources"] = {"claims": [{"name": CLAIM}]}
+    if job.spec.hybrid.device_allocation == "claim":
+        spec["resourceClaims"] = [{"name": CLAIM, "resourceClaimTemplateName": component_name(job, component)}]
+        for container in containers:
+            container["resources"] = {"claims": [{"name": CLAIM}]}
+        return
+    *others, owner = containers
+    owner["resources"] = {"limits": {settings.device_resource: str(count)}}
+    for container in others:
+        container["env"].append({"name": VISIBLE_DEVICES, "value": "all"})

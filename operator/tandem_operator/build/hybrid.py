@@ -36,7 +36,7 @@ def build_hybrid_job(job: RLJob, settings: BuildSettings) -> KubernetesObject:
         "volumes": build_volumes(job, settings),
     }
     mount_checkpoints(job, spec, trainer)
-    claim_devices(job, Component.HYBRID, spec, [sidecar, trainer])
+    claim_devices(job, settings, Component.HYBRID, spec, [sidecar, trainer])
     template = build_template(job, settings, Component.HYBRID, spec)
     return build_indexed_job(
         job,

@@ -14,9 +14,13 @@ TERMINATION_GRACE_SECONDS = 60
 
 
 def build_inference_deployment(job: RLJob, settings: BuildSettings, replicas: int | None = None) -> KubernetesObject:
-    """The Deployment with `replicas` pods, kept within spec.elastic; None: as few as allowed. Suspended: none."""
+    """The Deployment with `replicas` pods, kept within spec.elastic. Suspended: none.
+
+    None: elastic.replicas, or as few as allowed.
+    """
     elastic = job.spec.elastic
-    wanted = elastic.min if replicas is None else min(max(replicas, elastic.min), elastic.max)
+    wish = elastic.replicas if replicas is None else replicas
+    wanted = min(max(wish or 0, elastic.min), elastic.max)
     engine = build_sidecar(job, settings, Component.INFERENCE)
     engine["readinessProbe"] = build_probe("/readyz", CHECKPOINT_ENGINE_PORT, period_seconds=5, failures=3)
     spec: KubernetesObject = {
@@ -25,7 +29,7 @@ def build_inference_deployment(job: RLJob, settings: BuildSettings, replicas: in
         "containers": [engine],
         "volumes": build_volumes(job, settings),
     }
-    claim_devices(job, Component.INFERENCE, spec, [engine])
+    claim_devices(job, settings, Component.INFERENCE, spec, [engine])
     name = component_name(job, Component.INFERENCE)
     return {
         **build_object(job, "apps/v1", "Deployment", name, Component.INFERENCE),

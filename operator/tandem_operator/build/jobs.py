@@ -3,7 +3,8 @@
 from tandem_core.environment import EXIT_FOR_GOOD
 from tandem_core.job import RLJob
 
-from tandem_operator.build.names import QUEUE_LABEL, Component, build_object, component_name
+from tandem_operator.build.gang import enter_queue
+from tandem_operator.build.names import Component, build_object, component_name
 from tandem_operator.build.settings import KubernetesObject
 
 
@@ -37,11 +38,6 @@ def build_indexed_job(
         "suspend": job.spec.suspend,
         "template": template,
     }
-    head = build_object(job, "batch/v1", "Job", component_name(job, component), component)
-    queue = job.metadata.labels.get(QUEUE_LABEL)
-    if queue is not None and component is Component.HYBRID:
-        head["metadata"]["labels"][QUEUE_LABEL] = queue
-        # Kueue suspends and resumes the Job: a field we do not send is a field we do not own.
-        if not job.spec.suspend:
-            del spec["suspend"]
-    return {**head, "spec": spec}
+    built = {**build_object(job, "batch/v1", "Job", component_name(job, component), component), "spec": spec}
+    enter_queue(job, component, built)
+    return built

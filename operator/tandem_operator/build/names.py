@@ -8,7 +8,6 @@ from tandem_operator.build.settings import KubernetesObject
 
 JOB_LABEL = "tandem.dev/job"
 COMPONENT_LABEL = "app.kubernetes.io/component"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 class Component(StrEnum):

@@ -4,6 +4,7 @@ from math import ceil
 
 from tandem_core.job import RLJob
 
+from tandem_operator.build.gang import join_gang
 from tandem_operator.build.names import (
     Component,
     build_labels,
@@ -139,7 +140,7 @@ def build_template(
 
     The installation's overlay comes first, then the job's own.
     """
-    shared = {
+    shared: KubernetesObject = {
         "serviceAccountName": job.metadata.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -152,7 +153,10 @@ def build_template(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
+    if job.spec.scheduling.priority_class is not None:
+        shared["priorityClassName"] = job.spec.scheduling.priority_class
     template = {"metadata": {"labels": build_labels(job, component)}, "spec": {**shared, **spec}}
+    join_gang(job, component, template)
     template = apply_overlay(template, settings.pod_overlay, place="pod_overlay of the operator's settings")
     return apply_overlay(template, getattr(job.spec.pods, component), place=f"spec.pods.{component}")
 

@@ -26,6 +26,8 @@ class BuildSettings(BaseModel):
     Secret of the job's own. Empty: etcd asks for nothing."""
     device_class: str = "gpu.nvidia.com"
     """The DRA DeviceClass of the GPUs."""
+    device_resource: str = "nvidia.com/gpu"
+    """The device plugin's resource, for hybrid.deviceAllocation: wholeNode."""
     pod_overlay: dict[str, Any] = Field(default_factory=dict)
     """Patch of every pod's template, merged before the job's own spec.pods."""
     token: str = ""
