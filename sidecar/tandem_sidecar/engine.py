@@ -223,7 +223,7 @@ class Engine:
 
     async def _watch(self, pid: int) -> None:
         """End an engine that hangs, and note the end of one that nobody ended."""
-        hanging = asyncio.create_task(wait_for_hang(self._client, pid))
+        hanging = asyncio.create_task(wait_for_hang(self._client, pid, lambda: self.state is EngineState.STARTING))
         ending = asyncio.create_task(self._process.ended.wait())
         try:
             await asyncio.wait([hanging, ending], return_when=asyncio.FIRST_COMPLETED)

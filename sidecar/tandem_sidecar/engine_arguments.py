@@ -103,7 +103,9 @@ def _model_arguments(job: RLJob, model_directory: Path) -> list[str]:
 
 
 def _cpu_arguments(job: RLJob) -> list[str]:
-    return ["--enforce-eager"]  # compiling needs a C++ compiler and longer than small models run
+    # Compiling needs a C++ compiler and longer than small models run. A prompt of which a step computes a part only
+    # kills vLLM's CPU engine if the request has a seed: it turns the random generator back, which a CPU's cannot do.
+    return ["--enforce-eager", "--no-enable-chunked-prefill"]
 
 
 def _gpu_arguments(job: RLJob, role: Role) -> list[str]:

@@ -6,6 +6,7 @@ to an answer in the end; so no engine is ended for being slow, however loaded th
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,14 +45,12 @@ class HangDetector:
     def __init__(self) -> None:
         self._stopped = self._unanswered = self._silent = 0
         self._progress_at = 0.0
-        self._started = False
 
     def answered(self) -> None:
         """The engine has answered."""
         self._stopped = self._unanswered = self._silent = 0
-        self._started = True
 
-    def unanswered(self, seen: Vitals) -> str:
+    def unanswered(self, seen: Vitals, *, starting: bool) -> str:
         """Why the engine hangs; empty: it does not, as far as one can tell."""
         self._unanswered += 1
         self._stopped = self._stopped + 1 if seen.stopped else 0
@@ -60,14 +59,15 @@ class HangDetector:
         self._silent += 1
         if self._stopped >= STOPPED_CHECKS:
             return f"processes {', '.join(map(str, seen.stopped))} of it are stopped"
-        if not self._started:  # how long a start may take is for the one who waits for it
+        if starting:  # how long that may take is for the one who waits for it
+            self._unanswered = self._silent = 0
             return ""
         if self._silent >= SILENT_CHECKS:
             return f"it neither answers nor works, for {self._silent * CHECK_SECONDS:.0f} s"
         return f"no answer for {BUSY_CHECKS * CHECK_SECONDS:.0f} s" if self._unanswered >= BUSY_CHECKS else ""
 
 
-async def wait_for_hang(client: EngineClient, pid: int) -> str:
+async def wait_for_hang(client: EngineClient, pid: int, starting: Callable[[], bool]) -> str:
     """Return when the engine whose server is `pid` hangs or is dead inside, with the reason; otherwise never."""
     detector = HangDetector()
     asking = asyncio.create_task(client.ask_core())
@@ -78,7 +78,7 @@ async def wait_for_hang(client: EngineClient, pid: int) -> str:
                 if not asking.result():
                     return "its EngineCore has died"
                 detector.answered()
-            elif hang := detector.unanswered(await asyncio.to_thread(observe_vitals, pid)):
+            elif hang := detector.unanswered(await asyncio.to_thread(observe_vitals, pid), starting=starting()):
                 return hang
             if asking.done():
                 asking = asyncio.create_task(client.ask_core())

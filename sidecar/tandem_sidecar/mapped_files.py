@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 type _Identity = tuple[int, int, int]
@@ -14,20 +15,24 @@ class MappedFiles:
     anew costs more than copying: a page fault for each page.
     """
 
-    def __init__(self) -> None:
-        self._mappings: dict[Path, tuple[_Identity, mmap.mmap]] = {}
+    def __init__(self, prepare: Callable[[mmap.mmap, str], object] | None = None) -> None:
+        """`prepare` is called with each new mapping and its path; what it returns is kept as long as the mapping."""
+        self._prepare = prepare
+        self._mappings: dict[Path, tuple[_Identity, mmap.mmap, object]] = {}
 
     def open(self, path: Path) -> mmap.mmap:
         """The mapped file; raises OSError if it is missing."""
         with path.open("rb") as file:
             identity = _identity(os.fstat(file.fileno()))
             if path not in self._mappings or self._mappings[path][0] != identity:
-                self._mappings[path] = (identity, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+                mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                prepared = self._prepare(mapping, str(path)) if self._prepare is not None else None
+                self._mappings[path] = (identity, mapping, prepared)
         return self._mappings[path][1]
 
     def drop_replaced(self) -> None:
         """Let go of files that exist no more under their name: their memory would not be freed."""
-        for path, (identity, _) in list(self._mappings.items()):
+        for path, (identity, *_) in list(self._mappings.items()):
             try:
                 kept = _identity(path.stat()) == identity
             except FileNotFoundError:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tandem_core.errors import TandemError
 from tandem_core.weights.layout import LoadFile
+from tandem_core.weights.pinned import pin_mapping
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -59,7 +60,7 @@ class TandemWeightTransferEngine(WeightTransferEngine[TandemInitInfo, TandemUpda
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._files = MappedFiles()
+        self._files = MappedFiles(pin_mapping)
         self._packing = PackingThreads(self.parallel_config.world_size)
 
     def init_transfer_engine(self, init_info: TandemInitInfo) -> None:

@@ -167,6 +167,18 @@ async def test_a_switch_takes_no_time(inference: SidecarPod, store: Store) -> No
     assert min(seconds) < 0.5
 
 
+async def test_more_prompt_tokens_than_fit_into_a_step_do_not_kill_the_engine(
+    inference: SidecarPod, store: Store
+) -> None:
+    """Carried-over answers are long prompts, which come all at once; vLLM's step on CPUs takes 2048 tokens."""
+    trainer = Trainer(store, inference)
+    before = (await trainer.serving(6)).engine
+    long = [2 + place % 8 for place in range(300)]
+    answers = await asyncio.gather(*(generate(inference.engine_url, [*long, place], 2) for place in range(2, 14)))
+    assert [len(answer["token_ids"]) for answer in answers] == [2] * 12
+    assert (await trainer.serving(6)).engine.restarts == before.restarts
+
+
 async def test_a_damaged_byte_keeps_the_version_before(inference: SidecarPod, store: Store) -> None:
     trainer = Trainer(store, inference)
     model, _ = trainer.make_weights(16)

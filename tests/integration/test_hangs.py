@@ -72,7 +72,7 @@ async def test_an_engine_that_does_not_answer_hangs_only_if_it_does_not_work_eit
     process = psutil.Popen(["/bin/sh", "-c", work])
     try:
         async with EngineClient(url, "t") as client, asyncio.timeout(60):
-            watching = asyncio.create_task(wait_for_hang(client, process.pid))
+            watching = asyncio.create_task(wait_for_hang(client, process.pid, lambda: False))
             await asyncio.wait([watching], timeout=None if hangs else 5.0)
             assert watching.done() == hangs
             watching.cancel()
@@ -82,12 +82,24 @@ async def test_an_engine_that_does_not_answer_hangs_only_if_it_does_not_work_eit
         process.wait()
 
 
+async def test_an_engine_that_never_answered_after_its_start_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It died as soon as it served, and its server stays."""
+    monkeypatch.setattr(engine_watch, "CHECK_SECONDS", 0.1)
+    process = psutil.Popen(["sleep", "600"])
+    try:
+        async with EngineClient("http://127.0.0.1:1", "t") as client, asyncio.timeout(60):
+            assert "neither answers nor works" in await wait_for_hang(client, process.pid, lambda: False)
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def test_an_engine_that_is_stopped_before_it_listens_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_watch, "CHECK_SECONDS", 0.1)
     process = psutil.Popen(["sleep", "600"])
     try:
         async with EngineClient("http://127.0.0.1:1", "t") as client, asyncio.timeout(60):
-            watching = asyncio.create_task(wait_for_hang(client, process.pid))
+            watching = asyncio.create_task(wait_for_hang(client, process.pid, lambda: True))
             process.suspend()
             assert await watching == f"processes {process.pid} of it are stopped"
     finally:

@@ -10,15 +10,13 @@ STARVED = [0.05] * 1000
 """On a machine with much else to do."""
 
 
-def checks_until_hang(steps: list[float], *, stopped: int = 0, answered: bool = True) -> int | None:
+def checks_until_hang(steps: list[float], *, stopped: int = 0, starting: bool = False) -> int | None:
     """How many checks without an answer it takes; None: it never counts as a hang. The first `stopped` checks find a
     process that was stopped."""
     detector, used = HangDetector(), 100.0
-    if answered:
-        detector.answered()
     for check, seconds in enumerate(steps, 1):
         used += seconds
-        if detector.unanswered(Vitals((7,) if check <= stopped else (), used)):
+        if detector.unanswered(Vitals((7,) if check <= stopped else (), used), starting=starting):
             return check
     return None
 
@@ -43,13 +41,13 @@ def test_an_engine_with_a_stopped_process_hangs_however_busy_the_others_are() ->
 
 
 def test_an_engine_that_starts_may_take_its_time_but_not_be_stopped() -> None:
-    assert checks_until_hang(IDLE, answered=False) is None
-    assert checks_until_hang(IDLE, stopped=1000, answered=False) == STOPPED_CHECKS
+    assert checks_until_hang(IDLE, starting=True) is None
+    assert checks_until_hang(IDLE, stopped=1000, starting=True) == STOPPED_CHECKS
 
 
 def test_an_answer_makes_up_for_all_that_was_before() -> None:
     detector = HangDetector()
     detector.answered()
     for _ in range(3):
-        assert not any(detector.unanswered(Vitals((), 0.0)) for _ in range(SILENT_CHECKS - 1))
+        assert not any(detector.unanswered(Vitals((), 0.0), starting=False) for _ in range(SILENT_CHECKS - 1))
         detector.answered()
