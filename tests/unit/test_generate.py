@@ -10,12 +10,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from tandem_core.job import RLJobSpec, load_job
+from tandem_core.job.conditions import ConditionType, Reason
 from tandem_core.job.rewards import RewardSpec
 from tandem_core.job.schema import SpecModel
 from tandem_operator.generate.__main__ import FILES, main
 from tandem_operator.generate.crd import build_crd, render_crd
 from tandem_operator.generate.reference import render_reference
+from tandem_operator.generate.rule import Rule
 from tandem_operator.generate.structural import build_structural_schema
+from tandem_operator.generate.troubleshooting import render_troubleshooting
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -48,7 +51,7 @@ def test_check_names_a_stale_file_and_writing_mends_it(tmp_path: Path, capsys: p
     assert main(["--check", *root]) == 1
     assert "manifests/crd.yaml is out of date" in capsys.readouterr().err
     assert (tmp_path / "manifests/crd.yaml").read_text() == "old"
-    assert set(FILES) == {"manifests/crd.yaml", "docs/reference/rljob.md"}
+    assert set(FILES) >= {"manifests/crd.yaml", "docs/reference/rljob.md", "docs/troubleshooting.md"}
 
 
 def test_kubernetes_knows_every_field_of_the_crd() -> None:
@@ -142,3 +145,18 @@ def test_a_union_that_a_crd_cannot_hold_is_refused() -> None:
 
     with pytest.raises(NotImplementedError, match="union"):
         build_structural_schema(Both)
+
+
+def test_every_condition_and_reason_is_explained() -> None:
+    page = render_troubleshooting()
+    assert all(kind in page and kind.meaning in page for kind in ConditionType)
+    assert all(reason.meaning in page and reason.remedy in page and reason.meaning for reason in Reason)
+
+
+def test_a_message_can_name_the_values_that_do_not_fit() -> None:
+    rule = Rule(
+        "spec.elastic", "self.min <= self.max", "min ({self.min}) is above max ({self.max} x {self.min}): lower it"
+    )
+    assert rule.text == "min is above max: lower it"
+    assert rule.expression == "'min (%s) is above max (%s x %s): lower it'.format([self.min, self.max, self.min])"
+    assert Rule("spec", "true", "a text").expression is None

@@ -32,7 +32,7 @@ class StatusModel(SpecModel):
 
 
 class Condition(StatusModel):
-    """One aspect of the job's state, as in all of Kubernetes. `tandem_core.job.conditions` lists types and reasons."""
+    """One aspect of the job's state, as in all of Kubernetes; docs/troubleshooting.md lists types and reasons."""
 
     type: str
     """Accepted, Ready, Progressing, Degraded, Suspended, Complete or Failed."""

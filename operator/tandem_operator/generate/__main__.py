@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tandem_operator.generate.crd import render_crd
 from tandem_operator.generate.reference import render_reference
+from tandem_operator.generate.troubleshooting import render_troubleshooting
 
 FILES: dict[str, Callable[[], str]] = {
     "manifests/crd.yaml": render_crd,
     "docs/reference/rljob.md": render_reference,
+    "docs/troubleshooting.md": render_troubleshooting,
 }
 """Every generated file below the root of the project."""
 

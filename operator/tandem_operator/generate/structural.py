@@ -4,6 +4,7 @@ The rules: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/c
 (every node has a type, no references, no unions of types; exclusive bounds are flags as in JSON schema draft 4).
 """
 
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -65,7 +66,7 @@ def _merge_enums(options: list[Schema]) -> list[Schema]:
 
 def _convert(schema: Schema, definitions: Schema) -> Schema:
     schema, _ = resolve(schema, definitions)
-    description = {"description": join_lines(schema["description"])} if "description" in schema else {}
+    description = {"description": _describe(schema)} if "description" in schema else {}
     if "discriminator" in schema:
         return description | _convert_union(schema, definitions)
     converted = description | {key: schema[key] for key in KEPT if schema.get(key) is not None}
@@ -95,6 +96,14 @@ def _convert(schema: Schema, definitions: Schema) -> Schema:
     return converted
 
 
+def _describe(schema: Schema) -> str:
+    """The description with the default, which `kubectl explain` does not show."""
+    text, default = join_lines(schema["description"]), schema.get("default")
+    if default is None or default in ({}, []):
+        return text
+    return f"{text.removesuffix('.')}. Default: {default if isinstance(default, str) else json.dumps(default)}."
+
+
 def _convert_optional(schema: Schema, definitions: Schema) -> Schema:
     """The API server fills in defaults below an object only if the object is there: so it defaults to all of them.
 
@@ -116,7 +125,7 @@ def _convert_union(schema: Schema, definitions: Schema) -> Schema:
         name: _convert({"$ref": reference}, definitions)
         for name, reference in schema["discriminator"]["mapping"].items()
     }
-    described = "; ".join(f"{name}: {variant['description']}" for name, variant in variants.items())
+    described = " ".join(f"{name}: {variant['description']}" for name, variant in variants.items())
     properties: Schema = {tag: {"description": described, "type": "string", "enum": names}}
     rules = []
     for name in dict.fromkeys(name for variant in variants.values() for name in variant["properties"]):
