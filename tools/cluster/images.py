@@ -31,7 +31,7 @@ def write_images(archive: Path, programs: Path, pause: Path) -> None:
     """Both images as one archive that `ctr images import` takes."""
     layer = _build_layer(pause.read_bytes())
     digest = hashlib.sha256(layer).hexdigest()
-    path = f"PATH={sys.prefix}/bin:/usr/bin:/usr/sbin:{programs}"
+    path = f"PATH={programs}:{sys.prefix}/bin:/usr/bin:/usr/sbin"
     images = [
         (PAUSE_IMAGE, _build_config(digest, {"Entrypoint": ["/pause"]})),
         (TANDEM_IMAGE, _build_config(digest, {"Env": [path, "PYTHONDONTWRITEBYTECODE=1"]})),
