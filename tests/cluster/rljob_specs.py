@@ -34,6 +34,7 @@ BASES: list[dict[str, Any]] = [
                 {"type": "exact"},
                 {"type": "http", "url": "http://reward"},
                 {"type": "function", "function": "a:b"},
+                {"type": "code"},
             ]
         },
     },

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tandem_core.job import JobFileError, dump_job, load_job, parse_job
+from tandem_core.job import JobFileError, RLJobStatus, dump_job, load_job, parse_job
 from tandem_core.job.schema import SpecModel
+from tandem_core.job.status import WaitingPhase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,6 +40,27 @@ def test_a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None:
         parse_job("a: [")
     with pytest.raises(JobFileError, match="exactly one RLJob"):
         parse_job("a: 1\n---\nb: 2")
+
+
+def test_a_file_is_read_as_kubectl_and_the_api_server_read_it() -> None:
+    text = (EXAMPLES / "addition.yaml").read_text()
+    spec = parse_job(
+        text.replace("learningRate: 0.0003", "learningRate: 3e-4").replace("iterations: 350", "iterations: 350.0")
+    ).spec
+    assert (spec.algorithm.learning_rate, spec.iterations) == (3e-4, 350)
+    assert load_job(EXAMPLES / "addition.yaml", ["spec.evaluation=null"]).spec.evaluation.every == 50
+    for override in ("spec.iterations='10'", "spec.suspend=1", "spec.rollout.group_size=4", "spec.algorithm.tau=.inf"):
+        with pytest.raises(JobFileError):
+            load_job(EXAMPLES / "addition.yaml", [override])
+
+
+def test_a_status_of_another_version_is_read() -> None:
+    condition = {"type": "Ready", "status": "True", "reason": "New", "lastTransitionTime": "2026-01-01T00:00:00.5Z"}
+    status = RLJobStatus.model_validate({"phase": "Suspended", "unknown": 1, "conditions": [condition]})
+    assert status.phase is WaitingPhase.SUSPENDED
+    assert (
+        status.model_dump(mode="json", by_alias=True)["conditions"][0]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+    )
 
 
 def test_data_parallelism_is_what_remains() -> None:
