@@ -13,8 +13,10 @@ from tandem_operator.memory import JobMemory
 from tandem_operator.observe.cache import ObjectCache
 from tandem_operator.observe.children import Child, fingerprint_fields, hash_object
 from tandem_operator.observe.observed import Observed
+from tandem_operator.observe.pods import DELETION_COST, Pod
 from tandem_operator.plan.failures import Trouble, classify_refusal
-from tandem_operator.resources import FINALIZER, RLJOB, WORKLOADS, ObjectKey, object_key
+from tandem_operator.plan.scaling import LEAVING_COST
+from tandem_operator.resources import FINALIZER, POD, RLJOB, WORKLOADS, ObjectKey, object_key
 
 log = structlog.get_logger()
 
@@ -45,6 +47,16 @@ class ObjectWriter:
         for child in children:
             log.info("delete", job=observed.key.name, object=str(child.key))
             await self._api.delete(child.key.kind, observed.key.namespace, child.key.name, child.uid)
+
+    async def mark(self, observed: Observed, pods: Sequence[Pod]) -> None:
+        """Tell Deployments that these pods are the first to go."""
+        patch = {"metadata": {"annotations": {DELETION_COST: str(LEAVING_COST)}}}
+        for pod in pods:
+            try:
+                self._cache.take_pod(None, await self._api.merge(POD, observed.key.namespace, pod.name, patch))
+            except ApiProblem as problem:
+                if problem.status != 404:
+                    raise
 
     async def apply(
         self, observed: Observed, memory: JobMemory, items: Sequence[KubernetesObject]

@@ -3,6 +3,7 @@
 import base64
 import secrets
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from tandem_core.job import RLJob
 
@@ -32,6 +33,8 @@ class JobMemory:
     """uids of the pods that have failed; None: not looked at by this process yet."""
     counted_pods: frozenset[str] = frozenset()
     """Those of them that the status knows of."""
+    scaled_at: datetime | None = None
+    """When this process last changed the inference pods: the status may tell of it later."""
     status_written_at: float = 0.0
     """time.monotonic()."""
 

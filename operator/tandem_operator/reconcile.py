@@ -62,6 +62,8 @@ class Reconciler:
         if plan.removal is not None and await self._remove(observed, plan):
             return None
         troubles = find_troubles(observed, await self._apply(observed, plan, memory), now)
+        if plan.scale.message:
+            await self._publisher.publish_turns(observed, [Turn(False, "Scaled", plan.scale.message)])
         wait = await self._publish(observed, memory, plan_status(observed, plan, troubles, now))
         if plan.expire:
             await self._api.delete(RLJOB, key.namespace, key.name, observed.uid)
@@ -87,6 +89,9 @@ class Reconciler:
             await self._writer.protect(observed)
         await self._writer.delete(observed, plan.delete)
         ready = await self._apply_records(observed, plan, memory)
+        if plan.scale.changed:
+            memory.scaled_at = datetime.now(UTC)
+        await self._writer.mark(observed, plan.scale.mark)
         items = [item for item in plan.apply if ready or object_key(item).kind not in WORKLOADS]
         return await self._writer.apply(observed, memory, items)
 

@@ -6,11 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tandem_operator.generate.crd import render_crd
+from tandem_operator.generate.install import (
+    render_etcd,
+    render_kustomization,
+    render_namespace,
+    render_operator,
+    render_roles,
+)
 from tandem_operator.generate.reference import render_reference
 from tandem_operator.generate.troubleshooting import render_troubleshooting
 
+INSTALLED: dict[str, Callable[[], str]] = {
+    "namespace.yaml": render_namespace,
+    "crd.yaml": render_crd,
+    "roles.yaml": render_roles,
+    "etcd.yaml": render_etcd,
+    "operator.yaml": render_operator,
+}
+"""What `kubectl apply -k manifests/` applies."""
+
 FILES: dict[str, Callable[[], str]] = {
-    "manifests/crd.yaml": render_crd,
+    **{f"manifests/{name}": render for name, render in INSTALLED.items()},
+    "manifests/kustomization.yaml": lambda: render_kustomization(list(INSTALLED)),
     "docs/reference/rljob.md": render_reference,
     "docs/troubleshooting.md": render_troubleshooting,
 }

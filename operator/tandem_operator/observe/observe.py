@@ -23,6 +23,7 @@ async def observe_job(cache: ObjectCache, store: Store, memory: JobMemory, key: 
     records, etcd_problem = await _read_records(store, JobKeys(metadata["uid"]))
     deleted_at = metadata.get("deletionTimestamp")
     pods = cache.pods(key)
+    status = parse_status(body)
     return Observed(
         key=key,
         uid=metadata["uid"],
@@ -33,12 +34,13 @@ async def observe_job(cache: ObjectCache, store: Store, memory: JobMemory, key: 
         annotations=metadata.get("annotations", {}),
         job=job,
         problem=problem,
-        status=parse_status(body),
+        status=status,
         children=dict(cache.children(key)),
         pods=pods,
         refusals=cache.refusals(key),
         records=records,
         etcd_problem=etcd_problem,
+        last_scale_time=memory.scaled_at or status.last_scale_time,
         losses=count_losses(memory, pods),
     )
 

@@ -40,6 +40,8 @@ class Observed:
     records: Records | None = None
     """None: etcd does not answer, `etcd_problem` says how."""
     etcd_problem: str = ""
+    last_scale_time: datetime | None = None
+    """When the number of inference pods, or which of them are to go, last changed."""
     losses: int = 0
     """Pods lost since the status was published."""
 

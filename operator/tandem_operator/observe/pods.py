@@ -1,6 +1,7 @@
 """Pods of a job, cut down to what decisions need."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from tandem_operator.build import Component, KubernetesObject
 from tandem_operator.build.names import COMPONENT_LABEL
@@ -17,6 +18,7 @@ class Pod:
     name: str
     uid: str
     resource_version: int
+    created_at: datetime
     component: str
     ready: bool
     ended: bool
@@ -25,11 +27,6 @@ class Pod:
     deleting: bool
     troubles: tuple[Trouble, ...] = ()
     deletion_cost: int = 0
-
-    @property
-    def holds_devices(self) -> bool:
-        """Whether it has, or waits for, its part of a node."""
-        return not self.ended
 
     @property
     def inference(self) -> bool:
@@ -46,6 +43,7 @@ def parse_pod(body: KubernetesObject) -> Pod:
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
+        created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
         component=metadata.get("labels", {}).get(COMPONENT_LABEL, ""),
         ready=conditions.get("Ready") == "True",
         ended=status.get("phase") in ("Succeeded", "Failed"),

@@ -1,6 +1,6 @@
 """The plan for a job: all that is to be done now, from all that is known of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tandem_core.coordination.records import Control
@@ -11,6 +11,7 @@ from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.control import plan_control
 from tandem_operator.plan.objects import plan_objects
 from tandem_operator.plan.removal import Removal, plan_removal
+from tandem_operator.plan.scaling import ScalePlan, plan_scale
 from tandem_operator.plan.stage import Ending, Stage, find_ending, plan_stage
 
 GRACE_ANNOTATION = "tandem.dev/grace-period-seconds"
@@ -39,7 +40,8 @@ class Plan:
     """For a job that goes."""
     expire: bool = False
     """Whether the job is to be deleted because its time after its end is over."""
-    inference_replicas: int | None = None
+    scale: ScalePlan = field(default_factory=ScalePlan)
+    """For the inference pods; `control` and `apply` follow it."""
     expires_at: datetime | None = None
 
 
@@ -54,7 +56,8 @@ def plan_job(observed: Observed, settings: BuildSettings, grace_seconds: float, 
     if job is None:
         return Plan(stage, observed.problem, ending)
     try:
-        objects = plan_objects(observed, job, settings, stage, None)
+        scale = plan_scale(observed, job, now) if stage is Stage.RUNNING else ScalePlan()
+        objects = plan_objects(observed, job, settings, stage, scale.replicas)
     except OverlayError as error:
         return Plan(Stage.INVALID if ending is None else stage, str(error), ending)
     clear = stage is Stage.RESUMING and observed.records is not None and not observed.jobs
@@ -66,7 +69,8 @@ def plan_job(observed: Observed, settings: BuildSettings, grace_seconds: float, 
         delete=objects.delete,
         clear_records=clear,
         give_access=stage is Stage.RUNNING and not observed.jobs,
-        control=_control(observed, stage),
+        control=_control(observed, stage, scale.draining),
+        scale=scale,
         apply=objects.apply,
         expire=expires_at is not None and now >= expires_at,
         expires_at=expires_at,
@@ -83,11 +87,11 @@ def _plan_deletion(observed: Observed, stage: Stage, grace: float, now: datetime
     return Plan(stage, delete=removal.delete, removal=removal)
 
 
-def _control(observed: Observed, stage: Stage) -> Control | None:
+def _control(observed: Observed, stage: Stage, draining: tuple[str, ...] = ()) -> Control | None:
     """The record where it is not there yet; a job that ended, or that is asleep, has no use for one."""
     if observed.job is None or observed.records is None or stage in (Stage.FINISHED, Stage.RESUMING, Stage.SUSPENDED):
         return None
-    control = plan_control(observed.job, stage, ())
+    control = plan_control(observed.job, stage, draining)
     return control if control != observed.records.control else None
 
 

@@ -21,12 +21,14 @@ from tandem_operator.plan.stage import Stage
 def plan_status(observed: Observed, plan: Plan, troubles: Sequence[Trouble], now: datetime) -> RLJobStatus:
     """What is to be told about the job; what is not known now stays as it was told."""
     records = observed.records
+    now = now.replace(microsecond=0)
     return observed.status.model_copy(
         update={
             **(_progress(records.summary) if records is not None and records.summary is not None else {}),
             **_counts(observed, plan),
             **_times(observed, plan, now),
             "phase": _phase(observed, plan),
+            "last_scale_time": now if plan.scale.changed else observed.last_scale_time,
             "failures": (observed.status.failures or 0) + observed.losses,
             "message": _message(plan, troubles) or None,
             "observed_generation": observed.generation,
@@ -69,7 +71,6 @@ def _counts(observed: Observed, plan: Plan) -> dict[str, Any]:
 
 
 def _times(observed: Observed, plan: Plan, now: datetime) -> dict[str, datetime | None]:
-    now = now.replace(microsecond=0)
     status = observed.status
     begins = plan.stage is Stage.RUNNING
     stops = observed.job is not None and observed.job.spec.suspend and plan.ending is None
