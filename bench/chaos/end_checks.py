@@ -32,7 +32,7 @@ def check_end(process: JobProcess, job: RLJob) -> list[str]:
         return [f"`tandem run` ended with {process.exit_code}: {reason}"]
     return [
         *_check_summary(state, job),
-        *_check_samples(process, job),
+        *check_samples(next(process.directory.path.rglob("replay.sqlite")), job),
         *_check_training(process, job),
         *check_leftovers(state, process),
     ]
@@ -65,9 +65,8 @@ def _check_summary(state: RunState, job: RLJob) -> Iterator[str]:
         yield f"the job ended with {summary}, not with Done of iteration {wanted}"
 
 
-def _check_samples(process: JobProcess, job: RLJob) -> Iterator[str]:
+def check_samples(file: Path, job: RLJob) -> Iterator[str]:
     """Every group in one batch, every answer of a batch recorded with the very tokens that were trained on."""
-    file = next(process.directory.path.rglob("replay.sqlite"))
     size, wanted = job.spec.rollout.group_size, list(range(1, job.spec.iterations + 1))
     with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
         batches = database.execute("select iteration, trained_at, data from batches order by 1").fetchall()

@@ -88,12 +88,14 @@ class AppliedJob:
 
     def pods(self, component: str) -> list[dict[str, Any]]:
         """Those that have not ended."""
-        found = self.kubernetes.pods(f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}")
+        found = self.kubernetes.pods(f"tandem.dev/job={self.name},app.kubernetes.io/component={component}")
         return [pod for pod in found if pod["status"]["phase"] in ("Pending", "Running")]
 
     def wait_for_iteration(self, iteration: int, timeout_seconds: float = 150.0) -> None:
         self.kubernetes.wait(
-            lambda: self.status.get("iteration", 0) >= iteration, f"{self.name} at iteration {iteration}", timeout_seconds
+            lambda: self.status.get("iteration", 0) >= iteration,
+            f"{self.name} at iteration {iteration}",
+            timeout_seconds,
         )
 
     def wait_for_condition(self, condition: str, timeout_seconds: float = 120.0) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class AppliedJob:
     def replay_buffer(self) -> Path:
         """The file, as the machine has it."""
         volumes = self.kubernetes.cluster.directory / "volumes"
-        claims = self.kubernetes.get("pvc", f"--selector=app.kubernetes.io/instance={self.name}")["items"]
+        claims = self.kubernetes.get("pvc", f"--selector=tandem.dev/job={self.name}")["items"]
         files = [next((volumes / claim["spec"]["volumeName"]).rglob("replay.sqlite"), None) for claim in claims]
         return next(file for file in files if file is not None)
 

@@ -80,9 +80,17 @@ class Cluster:
         if self.directory.exists():
             raise ClusterError(f"{self.directory} could not be removed: remove it by hand")
 
-    def find_process(self, name: str, node: int = 0) -> psutil.Process:
+    def find_process(self, name: str, node: int) -> psutil.Process:
         """The process of a service (kubelet, containerd ...) of a node. Raises LookupError."""
-        return _find(self._node_process(node).children(recursive=True), name)
+        for process in self._node_process(node).children(recursive=True):
+            if process.name() == name[:15]:
+                return process
+        raise LookupError(f"no process {name} on node {node}")
+
+    def processes(self) -> list[psutil.Process]:
+        """All, those of pods among them."""
+        process = self._process()
+        return process.children(recursive=True) if process is not None else []
 
     def lose_node(self, node: int) -> None:
         """End a node without warning; it stays away until `return_node`."""
@@ -94,11 +102,8 @@ class Cluster:
         NodeLayout(self.directory, node).off_switch.unlink()
 
     def _node_process(self, node: int) -> psutil.Process:
-        process = self._process()
-        if process is None:
-            raise LookupError(f"no cluster runs in {self.directory}")
         wanted = ["-m", "tools.cluster.node", str(self.directory), str(node)]
-        for each in process.children(recursive=True):
+        for each in self.processes():
             words = each.cmdline()
             if words[:1] == ["unshare"] and all(word in words for word in wanted):
                 return each
@@ -157,10 +162,3 @@ def check_machine() -> None:
     missing = [name for name in ("unshare", "nsenter", "ip", "iptables", "openssl") if not shutil.which(name)]
     if missing:
         raise ProgramsMissing(f"not on PATH: {', '.join(missing)}: run tools/install-debian-packages as root")
-
-
-def _find(processes: list[psutil.Process], name: str) -> psutil.Process:
-    for process in processes:
-        if process.name() == name[:15]:
-            return process
-    raise LookupError(f"no process {name} on the node")

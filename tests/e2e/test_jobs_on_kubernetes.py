@@ -1,0 +1,104 @@
+"""Jobs that train in real containers, while all that they need is killed in turn."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tandem_core.job import load_job
+
+from bench.chaos.end_checks import check_samples
+
+from .kubernetes_node import SYSTEM, AppliedJob, Kubernetes, apply_job
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
+UNREACHABLE = [
+    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
+    for what in ("unreachable", "not-ready")
+]
+"""Kubernetes gives pods of a lost node five minutes to come back, by itself."""
+
+
+def kill_in_pod(job: AppliedJob, pod: str, word: str) -> None:
+    """SIGKILL to the process of the pod (by its lasting name) that has the word in its command."""
+    for process in job.kubernetes.cluster.processes():
+        try:
+            if word in process.cmdline() and process.environ().get("TANDEM_POD_NAME") == pod:
+                process.kill()
+                return
+        except psutil.Error:
+            continue
+    raise LookupError(f"no process {word} in {pod}")
+
+
+def delete_pod(job: AppliedJob, component: str) -> None:
+    """Without notice."""
+    (pod,) = job.pods(component)
+    job.kubernetes.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+
+
+def kill_kubelet(job: AppliedJob) -> None:
+    (pod,) = job.pods("hybrid")
+    job.kubernetes.cluster.find_process("kubelet", int(pod["spec"]["nodeName"].removeprefix("node"))).kill()
+
+
+def kill_operator(job: AppliedJob) -> None:
+    """The active one, by SIGKILL to its process."""
+    system = Kubernetes(job.kubernetes.cluster)
+    holder = system.get("lease", "tandem-operator")["spec"]["holderIdentity"]
+    name = next(
+        pod["metadata"]["name"] for pod in system.pods("app=tandem-operator") if pod["metadata"]["name"] in holder
+    )
+    system.kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
+
+
+def kill_etcd(job: AppliedJob) -> None:
+    Kubernetes(job.kubernetes.cluster).kubectl("delete", "pod", "etcd-0", "--grace-period=0", "--force", "--wait=false")
+
+
+STRIKES: dict[str, Callable[[AppliedJob], None]] = {
+    "the trainer container": lambda job: kill_in_pod(job, f"{job.name}-hybrid-0", "torch.distributed.run"),
+    "the sidecar": lambda job: kill_in_pod(job, f"{job.name}-hybrid-0", "tandem_sidecar"),
+    "the master pod": lambda job: delete_pod(job, "master"),
+    "an inference pod": lambda job: delete_pod(job, "inference"),
+    "the hybrid pod": lambda job: delete_pod(job, "hybrid"),
+    "kubelet": kill_kubelet,
+    "the operator": kill_operator,
+    "etcd": kill_etcd,
+}
+
+
+def wait_until_whole(job: AppliedJob, former: int) -> None:
+    """All pods are ready and two more iterations are done, after what was done before the strike."""
+
+    def whole() -> bool:
+        status = job.status
+        ready = status.get("hybridReady") == 1 and status.get("inferenceReady") == 1
+        return ready and status.get("iteration", 0) >= former + 2
+
+    job.kubernetes.wait(whole, f"{job.name} is whole again", 150)
+
+
+def check_end(job: AppliedJob, file: Path, iterations: int) -> None:
+    """Every sample is trained once, none is lost."""
+    assert list(check_samples(job.replay_buffer, load_job(file, [f"spec.iterations={iterations}"]))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_loses_nothing_to_what_clusters_do_while_another_trains_beside_it(
+    kubernetes: Kubernetes, small_job: Path
+) -> None:
+    struck = apply_job(kubernetes, small_job, "struck", iterations=2000)
+    struck.wait_for_iteration(2, 200)
+    for what, strike in STRIKES.items():
+        started, former = time.monotonic(), struck.status["iteration"]
+        strike(struck)
+        wait_until_whole(struck, former)
+        print(f"{what}: whole after {time.monotonic() - started:.0f} s")
+    last = struck.status["iteration"] + 3
+    kubernetes.kubectl("patch", "rljob", "struck", "--type=merge", "-p", json.dumps({"spec": {"iterations": last}}))
+    struck.wait_for_condition("Complete")
+    check_end(struck, small_job, last)
