@@ -18,8 +18,8 @@ $(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
 demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
-test: $(SETUP) cluster-build ## Run all tests
-	$(BIN)/pytest
+test: $(SETUP) cluster-build ## Run all tests, two at a time
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
 	$(BIN)/pytest tests/gpu
