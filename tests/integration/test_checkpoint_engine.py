@@ -110,13 +110,19 @@ async def test_weights_of_another_model_restart_the_engine_and_are_reported(side
     await trainer.enter(Phase.LOADING, 3, 3)
     ack = await trainer.ack(Phase.LOADING, 3)
     assert "model.layers.1.mlp.down_proj.weight" in ack.error
-    assert ack.damaged
+    assert not ack.damaged
     failed = await trainer.member(lambda member: member.engine.state is EngineState.FAILED)
     assert failed.engine.restarts == before + 1
     assert failed.engine.version == -1
 
     await trainer.enter(Phase.PUBLISHING, 4, 4)
     model, weights = trainer.make_weights(4)
+    await trainer.publish(4, weights, damage="model.layers.1.mlp.up_proj.weight")
+    await trainer.enter(Phase.LOADING, 4, 4)
+    assert (await trainer.ack(Phase.LOADING, 4)).damaged, "to be published again"
+
+    await trainer.enter(Phase.PUBLISHING, 4, 4)
+    await store.delete_prefix(trainer.keys.acks(4))
     await trainer.publish(4, weights)
     await trainer.enter(Phase.LOADING, 4, 4)
     assert (await trainer.ack(Phase.LOADING, 4)).error == ""
