@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-_SHARING = ("cluster", "sandbox")
+_SHARING = ("cluster", "e2e/node", "sandbox")
 """Folders whose tests share one server."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file together, which share engines, and those of a folder that shares more."""
     for item in items:
-        folder, *_ = item.path.relative_to(Path(__file__).parent).parts
+        folder = item.path.relative_to(Path(__file__).parent).parent.as_posix()
         group = folder if folder in _SHARING else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))

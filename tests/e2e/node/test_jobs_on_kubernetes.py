@@ -11,9 +11,9 @@ from tandem_core.job import load_job
 
 from bench.chaos.end_checks import check_samples
 
-from .kubernetes_node import SYSTEM, AppliedJob, Kubernetes, apply_job
+from .kubernetes_node import ROOT, AppliedJob, Kubernetes, apply_job
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
+EXAMPLE = ROOT / "examples" / "addition.yaml"
 UNREACHABLE = [
     {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
     for what in ("unreachable", "not-ready")
@@ -49,13 +49,17 @@ def kill_operator(job: AppliedJob) -> None:
     system = Kubernetes(job.kubernetes.cluster)
     holder = system.get("lease", "tandem-operator")["spec"]["holderIdentity"]
     name = next(
-        pod["metadata"]["name"] for pod in system.pods("app=tandem-operator") if pod["metadata"]["name"] in holder
+        pod["metadata"]["name"]
+        for pod in system.pods("app.kubernetes.io/name=tandem-operator")
+        if pod["metadata"]["name"] in holder
     )
     system.kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
 
 def kill_etcd(job: AppliedJob) -> None:
-    Kubernetes(job.kubernetes.cluster).kubectl("delete", "pod", "etcd-0", "--grace-period=0", "--force", "--wait=false")
+    Kubernetes(job.kubernetes.cluster).kubectl(
+        "delete", "pod", "tandem-etcd-0", "--grace-period=0", "--force", "--wait=false"
+    )
 
 
 STRIKES: dict[str, Callable[[AppliedJob], None]] = {

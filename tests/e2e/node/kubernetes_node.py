@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tandem_operator.generate.crd import render_crd
 
 from tools.cluster.cluster import Cluster
 from tools.cluster.programs import CONTROL_PLANE, find_programs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SYSTEM = "tandem-system"
 
 
@@ -58,15 +57,15 @@ class Kubernetes:
         looks = (["get", "rljobs,jobs,pods,pvc", "-o", "wide"], ["get", "events"])
         system = Kubernetes(self.cluster)
         texts = [self.try_kubectl(*look).stdout for look in looks]
-        texts.append(system.try_kubectl("logs", "--selector=app=tandem-operator", "--tail=15").stdout)
+        texts.append(
+            system.try_kubectl("logs", "--selector=app.kubernetes.io/name=tandem-operator", "--tail=15").stdout
+        )
         return "\n".join(texts)
 
     def install(self) -> None:
         """CRD, etcd and operators; returns when they are ready."""
-        for manifest in [render_crd(), *(file.read_text() for file in sorted(ROOT.glob("manifests/operator*.yaml")))]:
-            self.kubectl("apply", "--server-side", "-f", "-", text=manifest)
-        self.kubectl("apply", "-f", str(Path(__file__).with_name("installation.yaml")))
-        for workload in ("statefulset/etcd", "deployment/tandem-operator"):
+        self.kubectl("apply", "--server-side", "-k", str(Path(__file__).with_name("installation")))
+        for workload in ("statefulset/tandem-etcd", "deployment/tandem-operator"):
             self.kubectl("rollout", "status", workload, "--timeout=120s")
 
 
