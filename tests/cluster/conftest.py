@@ -3,14 +3,19 @@
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tandem_operator.generate.crd import render_crd
 
+from bench.etcd import serve_etcd
 from tools.cluster.control_plane import serve_control_plane
 from tools.cluster.programs import CONTROL_PLANE, ProgramsMissing, find_programs
+
+from .operator_process import OperatorProgram, install
+from .rljob_api import Api
+from .watched_job import WatchedJob, wait_until
 
 KUBECONFIG_VARIABLE = "TANDEM_KUBECONFIG"
 
@@ -53,3 +58,35 @@ def namespace(kubectl: list[str]) -> Iterator[str]:
     subprocess.run([*kubectl, "create", "namespace", name], check=True, capture_output=True)
     yield name
     subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[str]:
+    """host:port of an etcd for jobs."""
+    with serve_etcd() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def operator_program(
+    crd: Path, kubectl: list[str], etcd: str, tmp_path_factory: pytest.TempPathFactory
+) -> OperatorProgram:
+    """How to start an operator that has exactly the rights of the installation."""
+    return OperatorProgram(install(kubectl, crd, tmp_path_factory.mktemp("operator")), etcd)
+
+
+@pytest.fixture(scope="session")
+def operator(operator_program: OperatorProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A running operator for all tests; its log."""
+    log = tmp_path_factory.mktemp("running") / "operator.log"
+    with operator_program.run(log, "--pod-monitor", "--grace-period-seconds=30"):
+        wait_until(lambda: "this is the active operator" in log.read_text(), f"the operator leads: {log}")
+        yield log
+    print(log.read_text()[-20_000:])
+
+
+@pytest.fixture
+def new_job(crd: Path, namespace: str, etcd: str, operator: Path) -> Iterator[Callable[[str], WatchedJob]]:
+    """Names a job in the test's namespace."""
+    with Api(crd, namespace) as api:
+        yield lambda name: WatchedJob(api, namespace, name, etcd)

@@ -19,6 +19,16 @@ from .programs import CONTROL_PLANE, find_programs
 from .services import Services, wait_until
 
 SERVICE_NETWORK = "10.96.0.0/24"
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Metadata", "users": ["system:serviceaccount:tandem-system:tandem-operator"]},
+        {"level": "None"},
+    ],
+}
+"""What the operator asks for is noted, so that its role can be compared with it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,10 @@ class ControlPlane:
     @property
     def kubeconfig(self) -> Path:
         return self.directory / "kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.directory / "audit.log"
 
     def start(self) -> None:
         """Start all and return when the API server is ready and the default namespace has its ServiceAccount."""
@@ -80,7 +94,11 @@ class ControlPlane:
             "service-cluster-ip-range": SERVICE_NETWORK,
             "allow-privileged": "true",
             "kubelet-preferred-address-types": "InternalIP",  # nothing resolves the names of nodes
+            "enable-admission-plugins": "OwnerReferencesPermissionEnforcement",  # as OpenShift does
+            "audit-policy-file": str(self._file("audit-policy.yaml")),
+            "audit-log-path": str(self.audit_log),
         }
+        self._file("audit-policy.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
         if self.address == "127.0.0.1":  # it may not be announced in a Service; there are no pods that would use it
             flags["endpoint-reconciler-type"] = "none"
             del flags["advertise-address"]
