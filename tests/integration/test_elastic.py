@@ -112,7 +112,7 @@ async def test_a_pod_of_a_scaled_workload_that_dies_is_restarted(tmp_path: Path)
 async def test_a_pod_that_waits_to_be_restarted_is_not_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
     """Its containers end at once, so that it is mostly waiting."""
     async with run_pods(tmp_path, pods=2, replicas=2, command="echo $0 up >> events; exit 1", limit=1000) as supervisor:
-        await until(lambda: len(events(tmp_path, "pod-1")) >= 2)
+        await until(lambda: len(events(tmp_path, "pod-1")) >= 2 and "pod-1" not in supervisor._running)
         supervisor.scale(1)
         await until(lambda: [pod.name for pod in supervisor.states] == ["pod-0"])
         starts, others = len(events(tmp_path, "pod-1")), len(events(tmp_path, "pod-0"))
