@@ -22,7 +22,10 @@ PREFIX = "TANDEM_"
 
 
 class PodEnvironment(BaseModel):
-    """Field `pod_name` is read from TANDEM_POD_NAME, and so on. The builders set all that have no default in every container."""
+    """Field `pod_name` is read from TANDEM_POD_NAME, and so on.
+
+    The builders set those that have no default in every container.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
