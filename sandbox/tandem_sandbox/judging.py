@@ -35,6 +35,8 @@ class Judge:
 
     async def judge(self, request: JudgeRequest) -> JudgeResult:
         """One result for each program. Raises UnknownLanguage; CompileError if the checker does not compile."""
+        for source in request.programs:
+            self._programs.find(source)
         checker = request.checker
         checking = await self._programs.get(checker.source) if isinstance(checker, ProgramChecker) else None
         # So many cases of one request at a time: others get their turn in between.

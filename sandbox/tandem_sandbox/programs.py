@@ -63,12 +63,16 @@ class Programs:
         self._compiled: OrderedDict[Source, Program | CompileError] = OrderedDict()
         self._compiling: dict[Source, asyncio.Lock] = {}
 
-    async def get(self, source: Source) -> Program:
-        """The program. Raises UnknownLanguage, CompileError, ContainerError."""
+    def find(self, source: Source) -> tuple[Language, Image]:
+        """What it needs. Raises UnknownLanguage."""
         language = LANGUAGES.get(source.language)
         if language is None:
             raise UnknownLanguage(f"there is no language {source.language!r}: /v1/languages lists them")
-        image = self._find_image(source.image, source.language)
+        return language, self._find_image(source.image, source.language)
+
+    async def get(self, source: Source) -> Program:
+        """The program. Raises UnknownLanguage, CompileError, ContainerError."""
+        language, image = self.find(source)
         if language.compile is None:
             return Program(image, language, {language.file: JobFile(source.code.encode())})
         lock = self._compiling.setdefault(source, asyncio.Lock())

@@ -152,6 +152,12 @@ async def test_bad_requests_are_told_what_is_wrong(client: SandboxClient, sandbo
     ):
         with pytest.raises(SandboxError, match=words):
             await client.run(request)
+    with pytest.raises(SandboxError, match="no language 'klingon'"):
+        await verdicts(client, "klingon", "")
+    with pytest.raises(SandboxError, match=r"(?s)422.*undeclared"):
+        await verdicts(
+            client, "python", "", checker=ProgramChecker(source=Source(language="c", code="int main(void) { x; }"))
+        )
     async with httpx.AsyncClient(base_url=sandbox.url, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
         bad_path = {"command": ["true"], "files": {"../../etc/passwd": {"text": ""}}}
         assert (await http.post("/v1/run", json=bad_path)).status_code == 422
