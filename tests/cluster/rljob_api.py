@@ -41,7 +41,7 @@ class Api:
 
     def request(self, method: str, path: str, body: Object | None = None, **headers: str) -> Object:
         """The answer; raises Refused."""
-        content = None if body is None else json.dumps(body)
+        content = None if body is None else json.dumps(_as_kubectl_writes(body))
         kind = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
         answer = self._client.request(method, path, content=content, headers=kind)
         found: Object = answer.json()
@@ -61,3 +61,12 @@ class Api:
 
     def read(self, name: str, **headers: str) -> Object:
         return self.request("GET", f"{self._jobs}/{name}", **headers)
+
+
+def _as_kubectl_writes(value: Any) -> Any:
+    """`value` with 2 for 2.0: a rule would find 2.0 not to be a whole number, though the schema takes it for one."""
+    if isinstance(value, dict):
+        return {key: _as_kubectl_writes(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_kubectl_writes(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e21 else value
