@@ -1,4 +1,4 @@
-"""What may change while a job runs, and what is told of it: a real etcd and replay buffer, members that are coroutines."""
+"""What may change while a job runs, and what is told of it, with a real etcd and replay buffer."""
 
 import asyncio
 
