@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import uuid
@@ -13,7 +14,7 @@ import structlog
 from tandem_core.coordination.store import Store
 from tandem_core.errors import TandemError
 
-from tandem_operator.election import LEASE_SECONDS, Election, clock
+from tandem_operator.election import LEASE_SECONDS, Deposed, Election, clock
 from tandem_operator.handlers import configure_kopf, register_handlers
 from tandem_operator.health import serve_health
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
@@ -32,7 +33,7 @@ COUNT_SECONDS = 5.0
 
 
 async def run_operator(settings: OperatorSettings) -> None:
-    """Work until SIGTERM or SIGINT. Raises Deposed if another one took over, TandemError without access."""
+    """Work until SIGTERM or SIGINT; the process dies if another one took over. Raises TandemError without access."""
     configuration = await load_configuration()
     identity = settings.identity or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     stop = asyncio.Event()
@@ -51,7 +52,16 @@ async def run_operator(settings: OperatorSettings) -> None:
 
 async def _lead(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:
     await election.wait()
-    await _first(election.keep(), _work(settings, election, identity, stop))
+    await _first(_keep_or_die(election), _work(settings, election, identity, stop))
+
+
+async def _keep_or_die(election: Election) -> None:
+    """Hold the Lease. Without it nothing may be finished in order: another operator is at work already."""
+    try:
+        await election.keep()
+    except Deposed as error:
+        log.error("the operator ends, to be started again", error=str(error))
+        os._exit(1)
 
 
 async def _work(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:

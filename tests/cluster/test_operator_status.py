@@ -28,6 +28,7 @@ def start_pods(job: WatchedJob) -> None:
     job.wait_for_pods()
     ready = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}]
     for component in ("hybrid", "master"):
+        job.bind_pods(component)
         job.end_pods(component, "Running", conditions=ready)
 
 

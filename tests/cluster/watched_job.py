@@ -95,7 +95,7 @@ class WatchedJob:
                 if (found := self.condition(condition)).get("status") == status and reason in (None, found["reason"])
                 else None
             ),
-            f"{self.name}: {condition}={status} {reason}; it is {self.status()}",
+            f"{self.name}: {condition}={status} {reason}",
         )
 
     def wait_for_pods(self) -> None:
@@ -121,6 +121,14 @@ class WatchedJob:
                 return int(response.count)
 
         return asyncio.run(count())
+
+    def bind_pods(self, component: str) -> None:
+        """Take pods away from the scheduler. There is no such node, which Kubernetes minds only after 40 s."""
+        for pod in self.pods(component):
+            name = pod["metadata"]["name"]
+            target = {"apiVersion": "v1", "kind": "Node", "name": "nowhere"}
+            body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+            self.api.request("POST", POD.path(self.namespace, name, "binding"), body)
 
     def end_pods(self, component: str, phase: str = "Succeeded", **status: Any) -> None:
         """Let pods end as kubelet would tell it."""

@@ -16,10 +16,9 @@ RECENT = timedelta(minutes=5)
 
 def find_troubles(observed: Observed, refused: Mapping[ObjectKey, Trouble], now: datetime) -> list[Trouble]:
     """What is wrong, what holds the job up first. `refused`: objects that the API server did not take."""
-    found = [*refused.values(), *_missing_pods(observed)]
+    found = [*refused.values(), *_missing_pods(observed), *_held(observed)]
     for pod in observed.pods:
         found += [trouble for trouble in pod.troubles if trouble.ended_at is None or now - trouble.ended_at < RECENT]
-    found += _held(observed)
     if observed.records is None and observed.etcd_problem:
         found.append(Trouble(Reason.ETCD_UNREACHABLE, observed.etcd_problem, blocks=not observed.jobs))
     summary = observed.records.summary if observed.records is not None else None
