@@ -12,7 +12,7 @@ from tandem_core.phases import Phase
 
 from .running_jobs import Runs
 
-ITERATIONS = 10
+ITERATIONS = 6
 REWARD = """
 def parity(prompt, response, answer, row):
     return float(sum(map(ord, response)) % 2)
@@ -42,10 +42,10 @@ async def test_an_interrupted_job_ends_with_the_weights_of_one_that_was_not(
     with Runs(tmp_path, (*JOB, *settings)) as runs:
 
         def interrupted() -> None:
-            runs.interrupt("interrupted", Phase.ROLLOUT, 3)
-            runs.interrupt("interrupted", Phase.TRAINING, 5, "--resume")
+            runs.interrupt("interrupted", Phase.ROLLOUT, 2)
+            runs.interrupt("interrupted", Phase.TRAINING, 3, "--resume")
             process = runs.start("interrupted", "--resume")
-            asyncio.run(runs.wait_for_phase("interrupted", Phase.ROLLOUT, 8))
+            asyncio.run(runs.wait_for_phase("interrupted", Phase.ROLLOUT, 5))
             runs.kill_master("interrupted")
             assert process.wait(600) == 0
 

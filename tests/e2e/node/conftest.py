@@ -11,7 +11,7 @@ import pytest
 from tools.cluster.cluster import Cluster, check_machine
 from tools.cluster.programs import CONTROL_PLANE, NODE, ProgramsMissing, find_programs
 
-from .kubernetes_node import ROOT, Kubernetes
+from tools.cluster.tandem import Kubernetes
 
 GPUS = 2
 
@@ -48,4 +48,4 @@ def kubernetes(installation: Kubernetes) -> Iterator[Kubernetes]:
 @pytest.fixture
 def small_job() -> Path:
     """An RLJob with two ranks and an inference pod that trains an iteration in a second."""
-    return ROOT / "bench" / "chaos" / "job.yaml"
+    return Path(__file__).parents[3] / "bench" / "chaos" / "job.yaml"

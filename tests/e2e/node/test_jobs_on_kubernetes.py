@@ -11,9 +11,9 @@ from tandem_core.job import load_job
 
 from bench.chaos.end_checks import check_samples
 
-from .kubernetes_node import ROOT, AppliedJob, Kubernetes, apply_job
+from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
 
-EXAMPLE = ROOT / "examples" / "addition.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "addition.yaml"
 UNREACHABLE = [
     {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
     for what in ("unreachable", "not-ready")

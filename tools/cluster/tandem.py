@@ -1,4 +1,4 @@
-"""Tandem on the test cluster's node, as a user sees it: through kubectl."""
+"""Tandem on the test cluster, as a user sees it: through kubectl."""
 
 import json
 import subprocess
@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from tools.cluster.cluster import Cluster
-from tools.cluster.programs import CONTROL_PLANE, find_programs
+from .cluster import Cluster
+from .programs import CONTROL_PLANE, find_programs
 
-ROOT = Path(__file__).parents[3]
 SYSTEM = "tandem-system"
 
 
