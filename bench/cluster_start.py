@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.cluster_start        # about 2 minutes on 2 quiet cores, as root
 
-The job is examples/addition.yaml without its warm-up. Milestones are seen by asking the API server, and the replay buffer's file
-for the first answer, several times a second.
+The job is examples/addition.yaml without its warm-up. Milestones are seen by asking the API server, and the replay
+buffer's file for the first answer, several times a second.
 """
 
 import sqlite3
@@ -13,15 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.page import describe_machine, write_section
 from tools.cluster.cluster import Cluster
 from tools.cluster.programs import build_programs
 from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
 
-from bench.page import describe_machine, write_section
-
 EXAMPLE = Path(__file__).parents[1] / "examples" / "addition.yaml"
 DEADLINE_SECONDS = 240.0
-POLL_SECONDS = 0.1
 
 
 def has_started(pod: dict[str, Any], container: str) -> bool:
@@ -81,8 +79,8 @@ def render(cluster_seconds: float, seen: list[tuple[str, float]]) -> str:
     ]
     return "\n".join(
         [
-            f"`python -m bench.cluster_start`. {describe_machine()} A cluster of one node, `examples/addition.yaml` without",
-            f"its warm-up. (The cluster itself and Tandem on it were ready {cluster_seconds:.0f} s after `make cluster`.)",
+            f"`python -m bench.cluster_start`. {describe_machine()} A cluster of one node, `examples/addition.yaml`",
+            f"without its warm-up. (Cluster and operator were ready {cluster_seconds:.0f} s after `make cluster`.)",
             "",
             "| until | seconds after `kubectl apply` | of these, for this step |",
             "| --- | --- | --- |",

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .cluster import Cluster
+from .cluster import Cluster, ClusterError
 from .programs import CONTROL_PLANE, find_programs
 
 SYSTEM = "tandem-system"
@@ -24,9 +24,10 @@ class Kubernetes:
     namespace: str = SYSTEM
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        """What it prints; its error is the test's."""
+        """What it prints. Raises ClusterError with its message."""
         done = self.try_kubectl(*arguments, text=text)
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        if done.returncode != 0:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr}")
         return done.stdout
 
     def try_kubectl(self, *arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":

@@ -10,7 +10,6 @@ import pytest
 
 from tools.cluster.cluster import Cluster, check_machine
 from tools.cluster.programs import CONTROL_PLANE, NODE, ProgramsMissing, find_programs
-
 from tools.cluster.tandem import Kubernetes
 
 GPUS = 2

@@ -10,7 +10,6 @@ import pytest
 from tandem_core.job import load_job
 
 from bench.chaos.end_checks import check_samples
-
 from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "addition.yaml"

@@ -1,13 +1,13 @@
 """What a cluster has not got: room, images, GPUs. Nothing of it needs an engine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .conftest import GPUS
 from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
+
+from .conftest import GPUS
 
 SHOW_DEVICES = ["sh", "-c", "echo devices: $FAKE_VISIBLE_DEVICES; trap 'exit 0' TERM; while :; do sleep 0.2; done"]
 
@@ -47,11 +47,12 @@ def test_the_containers_of_a_pod_share_its_gpus_and_no_other_pod_has_them(
 ) -> None:
     """Two jobs of one pod with all GPUs of a node each, of two nodes; a third waits for them, and then runs."""
     first, second, third = (_apply_gpu_job(kubernetes, small_job, name) for name in ("first", "second", "third"))
-    running = [kubernetes.wait(lambda: _running(first, second, third), "two jobs have GPUs", 90)][0]
+    running = kubernetes.wait(lambda: _running(first, second, third), "two jobs have GPUs", 90)
     seen = {job.name: _devices(job) for job in running}
     for containers in seen.values():
-        assert containers["trainer"] == containers["inference"] != ""
-    assert len({_node_and_devices(job) for job in running}) == 2
+        assert containers["trainer"] == containers["inference"] == "devices: gpu-0,gpu-1\n"
+        assert containers["master"] == "devices:\n"
+    assert len({job.pods("hybrid")[0]["spec"]["nodeName"] for job in running}) == 2
     (waiting,) = [job for job in (first, second, third) if job not in running]
     assert waiting.name in reason_is(waiting, "Progressing", "Unschedulable")["message"]
     kubernetes.kubectl("delete", "rljob", running[0].name, "--wait=false")
@@ -59,11 +60,13 @@ def test_the_containers_of_a_pod_share_its_gpus_and_no_other_pod_has_them(
 
 
 def _apply_gpu_job(kubernetes: Kubernetes, file: Path, name: str) -> AppliedJob:
+    """A job that asks for all GPUs of a node, whose containers only say which they see."""
     hybrid = {
         "terminationGracePeriodSeconds": 1,
-        "initContainers": [{"name": "inference", "command": SHOW_DEVICES, "startupProbe": None, "livenessProbe": None}],
-        "containers": [{"name": "trainer", "command": SHOW_DEVICES, "startupProbe": None, "livenessProbe": None}],
+        "initContainers": [_show_devices("inference")],
+        "containers": [_show_devices("trainer")],
     }
+    master = {"terminationGracePeriodSeconds": 1, "containers": [_show_devices("master")]}
     body = yaml.safe_load(file.read_text())["spec"]["hybrid"]
     return apply_job(
         kubernetes,
@@ -71,23 +74,31 @@ def _apply_gpu_job(kubernetes: Kubernetes, file: Path, name: str) -> AppliedJob:
         name,
         hybrid=body | {"device": "gpu", "ranksPerReplica": GPUS},
         elastic=None,
-        pods={"hybrid": {"metadata": {"annotations": {}}, "spec": hybrid}},
+        pods={"hybrid": {"spec": hybrid}, "master": {"spec": master}},
     )
 
 
+def _show_devices(container: str) -> dict[str, Any]:
+    well = {"$patch": "replace", "exec": {"command": ["true"]}}
+    probes = {name: well for name in ("startupProbe", "livenessProbe")}
+    return {"name": container, "command": SHOW_DEVICES, **probes}
+
+
 def _running(*jobs: AppliedJob) -> list[AppliedJob]:
-    """Those with a hybrid pod all of whose containers have started; [] as long as there are not all that can be."""
-    found = [job for job in jobs if any(pod["status"]["phase"] == "Running" for pod in job.pods("hybrid"))]
+    """Those of which both pods run, when there are as many as can be; else none."""
+    found = [
+        job
+        for job in jobs
+        if all(any(pod["status"]["phase"] == "Running" for pod in job.pods(part)) for part in ("hybrid", "master"))
+    ]
     return found if len(found) == min(len(jobs), 2) else []
 
 
 def _devices(job: AppliedJob) -> dict[str, str]:
-    """What each container of the hybrid pod sees."""
-    (pod,) = job.pods("hybrid")
-    name = pod["metadata"]["name"]
-    return {each: job.kubernetes.kubectl("logs", name, f"--container={each}") for each in ("trainer", "inference")}
-
-
-def _node_and_devices(job: AppliedJob) -> str:
-    (pod,) = job.pods("hybrid")
-    return json.dumps([pod["spec"]["nodeName"], _devices(job)["trainer"]])
+    """What each container sees."""
+    containers = {"trainer": "hybrid", "inference": "hybrid", "master": "master"}
+    pods = {component: job.pods(component)[0]["metadata"]["name"] for component in containers.values()}
+    return {
+        name: job.kubernetes.kubectl("logs", pods[component], f"--container={name}")
+        for name, component in containers.items()
+    }
