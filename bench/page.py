@@ -9,11 +9,11 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
-def describe_machine() -> str:
-    """One line: cores, memory, processor type, date."""
+def describe_machine(accelerator: str = "no GPU") -> str:
+    """One line: cores, memory, processor type, accelerator, date."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (
-        f"Machine: {os.cpu_count()} cores, {memory_bytes / 2**30:.0f} GiB, {platform.machine()}, no GPU; "
+        f"Machine: {os.cpu_count()} cores, {memory_bytes / 2**30:.0f} GiB, {platform.machine()}, {accelerator}; "
         f"{time.strftime('%Y-%m-%d')}."
     )
 

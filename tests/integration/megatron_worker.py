@@ -21,6 +21,7 @@ from tandem_trainer.trainer import Trainer
 
 def main() -> None:
     configure_logs()  # which takes a full disk calmly
+    torch.use_deterministic_algorithms(True)  # a GPU otherwise adds up in another order each time
     plan_path = Path(sys.argv[1])
     plan = json.loads(plan_path.read_text())
     ports = iter(plan["ports"])
@@ -110,7 +111,7 @@ def resume(
     trainer = start(case, checkpoints, ports)
     result: dict[str, Any] = {"started_at": trainer.trained}
     if force_offload:
-        result["bytes_while_offloaded"] = offload_on_cpu(trainer)
+        result["bytes_while_offloaded"] = offload(trainer)
     trainer.load_back()
     trainer.export_hugging_face(output / "resumed-1")
     result["second"] = trainer.train(batch)
@@ -119,17 +120,12 @@ def resume(
     return result
 
 
-def offload_on_cpu(trainer: Trainer) -> int:
-    """Runs the GPU's way of offloading; returns the bytes that stay in the buffers."""
-    torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor.clone()  # needs CUDA
+def offload(trainer: Trainer) -> int:
+    """Offloads, on a CPU too; returns the bytes that stay."""
     trainer._offload._on_gpu = True
     trainer.offload()
-    buffers = trainer._offload._buffers()
-    return sum(
-        data.untyped_storage().nbytes()
-        for buffer in buffers
-        for data in (buffer.grad_data, buffer.param_data)
-        if data is not None
+    return sum(storage.nbytes() for storage, _ in trainer._offload._moved) + sum(
+        buffer.grad_data.untyped_storage().nbytes() for buffer in trainer._model.buffers
     )
 
 

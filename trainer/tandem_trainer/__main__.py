@@ -50,6 +50,8 @@ def main() -> int:
 
 
 def _follow_phases(environment: PodEnvironment, job: RLJob, model_dir: Path, coordination: Coordination) -> int:
+    if job.spec.hybrid.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # importing Megatron looks for GPUs
     # Megatron takes seconds to import; the rank is a member of the job meanwhile.
     from tandem_trainer.batch_client import BatchClient
     from tandem_trainer.loop import PhaseLoop

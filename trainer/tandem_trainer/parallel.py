@@ -85,4 +85,7 @@ def _gpu() -> torch.device:
             "exceed the GPUs of a pod, and hybrid.device: cpu is for pods without"
         )
     torch.cuda.set_device(local_rank)
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        # Otherwise a small tensor that stays keeps gigabytes around it from going back to the GPU (Offload).
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     return torch.device("cuda", local_rank)

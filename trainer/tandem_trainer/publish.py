@@ -1,9 +1,8 @@
 """Publishing weights: this rank's slices into its pod's shared memory, and a manifest that attests to them."""
 
 import os
-from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,12 @@ from tandem_trainer.shard_layout import DTYPE_NAMES, Box, ShardLayout
 SLOTS = 2
 """Versions that exist side by side: engines may read one while the next is written."""
 MAXIMUM_MANIFEST_BYTES = 1 << 20
-_THREADS = 4
+_THREADS = 8
+BATCH_BYTES = 8 * 1024 * 1024
+"""Work of one thread at a time: long beside the cost of handing it over."""
+
+type _Batch = list[tuple[Box, torch.Tensor, torch.Tensor]]
+"""Boxes, their values, and where in the file these go."""
 
 
 class ManifestTooLarge(TandemError):
@@ -50,30 +54,34 @@ class Publisher:
     _pool: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        # Slices are written side by side, each by one thread.
+        # Batches are written side by side, each by one thread.
         self._pool = ThreadPoolExecutor(self.threads, "publish", torch.set_num_threads, (1,))
 
     def publish(self, version: int, slices: Iterable[OwnedSlice]) -> ManifestPart:
         """Write the layout's slices as `version` and return the manifest part.
 
-        Each checksum is computed from the file's memory as soon as its slice is copied. Raises SharedMemoryFull, and
+        Each checksum is computed from the file's memory soon after its slice is copied. Raises SharedMemoryFull, and
         ValueError if `slices` are not those of the layout.
         """
         shard = self._open(version)
-        writing: dict[Box, Future[str]] = {}
-        unfinished: deque[Future[str]] = deque()
+        batch: _Batch = []
+        unfinished: set[Future[dict[Box, str]]] = set()
+        checksums: dict[Box, str] = {}
         for owned in slices:
             box = Box.of(owned)
             if box not in self.layout.offsets:
                 continue
-            if len(unfinished) == 2 * self.threads:  # some slices are not views but copies: few at a time
-                unfinished.popleft().result()
-            region = shard.region(self.layout.offsets[box], box.size_bytes)
-            writing[box] = self._pool.submit(_write, owned.tensor, box, region)
-            unfinished.append(writing[box])
-        if missing := self.layout.offsets.keys() - writing.keys():
+            batch.append((box, owned.tensor, shard.region(self.layout.offsets[box], box.size_bytes)))
+            if sum(region.nbytes for _, _, region in batch) >= BATCH_BYTES:
+                if len(unfinished) == 2 * self.threads:  # some slices are not views but copies: few at a time
+                    done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+                    checksums |= _join(done)
+                unfinished.add(self._pool.submit(_write, batch))
+                batch = []
+        checksums |= _join(unfinished) | _write(batch)
+        if missing := self.layout.offsets.keys() - checksums.keys():
             raise ValueError(f"{len(missing)} slices of the layout were not given, such as {next(iter(missing)).name}")
-        return self._build_part(version, {box: future.result() for box, future in writing.items()})
+        return self._build_part(version, checksums)
 
     def holds(self, part: ManifestPart) -> bool:
         """Whether this pod's shared memory still has what `part`, this rank's own, attests."""
@@ -94,8 +102,6 @@ class Publisher:
         if slot not in self._files:
             path = self.publication.shm_dir / _file(version, self.publication.rank)
             self._files[slot] = ShardFile.open(path, self.layout.size_bytes)
-            if torch.cuda.is_initialized():
-                self._files[slot].pin()
         return self._files[slot]
 
     def _build_part(self, version: int, checksums: dict[Box, str]) -> ManifestPart:
@@ -120,9 +126,19 @@ class Publisher:
         return part
 
 
-def _write(tensor: torch.Tensor, box: Box, region: torch.Tensor) -> str:
-    region.view(box.dtype).view(box.shape).copy_(tensor)
-    return checksum(region)
+def _write(batch: _Batch) -> dict[Box, str]:
+    """Checksums of what was copied. A GPU copies one tensor after the other; all threads' copies keep it busy."""
+    for box, tensor, region in batch:
+        region.view(box.dtype).view(box.shape).copy_(tensor, non_blocking=True)
+    if any(tensor.is_cuda for _, tensor, _ in batch):
+        copied = torch.cuda.Event()
+        copied.record()
+        copied.synchronize()
+    return {box: checksum(region) for box, _, region in batch}
+
+
+def _join(futures: Iterable[Future[dict[Box, str]]]) -> dict[Box, str]:
+    return {box: digest for future in futures for box, digest in future.result().items()}
 
 
 def checksum(region: torch.Tensor) -> str:

@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 from typing import Self
 
-import structlog
 import torch
 from tandem_core.errors import OutOfSpace, is_out_of_space
-
-log = structlog.get_logger()
+from tandem_core.weights.pinned import pin_mapping
 
 GIB = 1 << 30
 
@@ -26,10 +24,7 @@ class ShardFile:
     def __init__(self, path: Path, size_bytes: int, mapping: mmap.mmap | None) -> None:
         self.path = path
         self.size_bytes = size_bytes
-        self._mapping = mapping
-        self.bytes = (
-            torch.frombuffer(mapping, dtype=torch.uint8) if mapping is not None else torch.empty(0, dtype=torch.uint8)
-        )
+        self.bytes = torch.empty(0, dtype=torch.uint8) if mapping is None else pin_mapping(mapping, str(path))
         """The file's content as a tensor that shares its memory."""
 
     @classmethod
@@ -55,15 +50,6 @@ class ShardFile:
     def region(self, offset: int, size_bytes: int) -> torch.Tensor:
         """Bytes of the file; writing to the tensor writes the file."""
         return self.bytes[offset : offset + size_bytes]
-
-    def pin(self) -> bool:
-        """Let a GPU copy straight into the file; returns whether CUDA agreed. Without it copies are staged."""
-        if not self.size_bytes:
-            return True
-        registered = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), self.size_bytes, 0)) == 0
-        if not registered:
-            log.warning("CUDA does not pin shared memory, publishing will be slower", file=str(self.path))
-        return registered
 
 
 def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:

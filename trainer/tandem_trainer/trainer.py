@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -58,8 +57,6 @@ class Trainer:
         Raises TandemError for a model or layout that cannot be trained.
         """
         spec = job.spec
-        if spec.hybrid.device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         cpu_shim.install()
         logging.getLogger("megatron").setLevel(logging.ERROR)  # it warns of every model and save in its usual form
         patience = plan_patience(spec.deadlines)
