@@ -43,7 +43,7 @@ cluster-down: ## End it, without a trace
 verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core operator trainer sidecar rollout sandbox local bench
+	$(BIN)/mypy core operator trainer sidecar rollout sandbox local bench tools
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
 	tools/check-tree
