@@ -13,11 +13,6 @@ from bench.chaos.end_checks import check_samples
 from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "addition.yaml"
-UNREACHABLE = [
-    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
-    for what in ("unreachable", "not-ready")
-]
-"""Kubernetes gives pods of a lost node five minutes to come back, by itself."""
 
 
 def kill_in_pod(job: AppliedJob, pod: str, word: str) -> None:
@@ -91,17 +86,46 @@ def check_end(job: AppliedJob, file: Path, iterations: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_job_loses_nothing_to_what_clusters_do_while_another_trains_beside_it(
+def test_two_jobs_train_to_the_end_while_all_parts_of_one_are_killed_in_turn(
     kubernetes: Kubernetes, small_job: Path
 ) -> None:
     struck = apply_job(kubernetes, small_job, "struck", iterations=2000)
-    struck.wait_for_iteration(2, 200)
+    beside = apply_job(kubernetes, EXAMPLE, "beside", iterations=20, warmup__steps=40)
+    struck.wait_for_iteration(2, 240)
     for what, strike in STRIKES.items():
         started, former = time.monotonic(), struck.status["iteration"]
         strike(struck)
         wait_until_whole(struck, former)
         print(f"{what}: whole after {time.monotonic() - started:.0f} s")
-    last = struck.status["iteration"] + 3
-    kubernetes.kubectl("patch", "rljob", "struck", "--type=merge", "-p", json.dumps({"spec": {"iterations": last}}))
-    struck.wait_for_condition("Complete")
-    check_end(struck, small_job, last)
+    finish(struck, small_job)
+    beside.wait_for_condition("Complete")
+    check_end(beside, EXAMPLE, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_job_goes_on_after_the_node_of_its_hybrid_pod_is_lost(kubernetes: Kubernetes, small_job: Path) -> None:
+    job = apply_job(kubernetes, small_job, "moving", iterations=2000, elastic=None)
+    job.wait_for_iteration(2, 240)
+    (pod,) = job.pods("hybrid")
+    lost, former, started = pod["spec"]["nodeName"], job.status["iteration"], time.monotonic()
+    kubernetes.cluster.lose_node(int(lost.removeprefix("node")))
+    # What an administrator says, or the cloud's controller: the node is off, its pods cannot be running any more.
+    taint = "node.kubernetes.io/out-of-service=off:NoExecute"
+    try:
+        kubernetes.kubectl("taint", "node", lost, taint)
+        kubernetes.wait(lambda: job.status.get("iteration", 0) >= former + 2, "the job goes on", 240)
+        print(f"the node of the hybrid pod: iterations go on after {time.monotonic() - started:.0f} s")
+        finish(job, small_job)
+    finally:
+        kubernetes.cluster.return_node(int(lost.removeprefix("node")))
+        kubernetes.kubectl("taint", "node", lost, f"{taint}-")
+
+
+def finish(job: AppliedJob, file: Path) -> None:
+    """Let the job end three iterations from now, and see that it has lost nothing."""
+    last = job.status["iteration"] + 3
+    change = json.dumps({"spec": {"iterations": last}})
+    job.kubernetes.kubectl("patch", "rljob", job.name, "--type=merge", "--patch", change)
+    job.wait_for_condition("Complete")
+    check_end(job, file, last)
