@@ -1,11 +1,8 @@
 """Megatron on GPUs against transformers and against itself on CPUs. Run with `make test-gpu`."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from bench.gpu import measure_offload
 from tests.integration.megatron_reference import ALGORITHMS, make_reference
 from tests.integration.megatron_runs import CASES, LAYOUTS, Runs, assert_equal
 
@@ -86,7 +83,9 @@ def test_a_checkpoint_and_an_offload_change_no_bit_of_the_next_step(
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_offload_gives_back_what_training_held(precision: str, tmp_path: Path) -> None:
+def test_offload_gives_back_what_training_held(precision: str) -> None:
+    from bench.gpu import measure_offload  # imports Megatron: seconds, also where there is no GPU
+
     _, memory = measure_offload("0.6b", precision)
     print(memory)
     gradients = memory.kept * 4 // {"fp32": 12, "bf16": 14}[precision]
