@@ -61,7 +61,7 @@ def _parse_settings() -> Settings:
     parser.add_argument("--token-file", type=Path, help="holds the bearer token; made at HOME/token if left out")
     parser.add_argument("--runtime", default="crun", help="program that makes containers: crun or runc")
     parser.add_argument("--running", type=int, default=processors, help="containers that run at a time")
-    parser.add_argument("--ahead", type=int, default=2 * processors, help="containers more that wait ready")
+    parser.add_argument("--ahead", type=int, default=4 * processors, help="containers more that wait ready")
     parser.add_argument("--queued", type=int, default=256, help="requests at a time; more are told to come again")
     parser.add_argument("--request-seconds", type=float, default=600.0, help="longest time for one request")
     parser.add_argument("--no-host-image", action="store_true", help="do not offer this machine's /usr as image `host`")

@@ -111,9 +111,8 @@ class Container:
         return container
 
     def run(self, job: Job, group: ControlGroup, cancellation: Cancellation) -> tuple[Stop | None, float]:
-        """Run the command until it ends or is ended; returns why it was ended, and the seconds it took."""
+        """Run the command in its group until it ends or is ended; returns why it was ended, and the seconds it took."""
         self.stdout.most_bytes = self.stderr.most_bytes = job.limits.output_bytes
-        group.add(self.first_process)
         started_at = time.monotonic()
         self._tell(build_script(job.command, job.environment))
         stop = self._watch_run(job, group, cancellation, started_at)

@@ -42,8 +42,10 @@ class Lane:
         """Have a container of the image wait here. Raises ContainerError."""
         self.empty()
         try:
-            self._container = Container.start(image, self._places, self._runtime, next(self._names))
             self._group.clean()
+            self._container = Container.start(image, self._places, self._runtime, next(self._names))
+            # Now and not when there is a job: it takes the kernel 10 ms to be sure that nobody else moves processes.
+            self._group.add(self._container.first_process)
         except (OSError, TandemError) as error:
             self.empty()
             raise ContainerError(f"no container of image {image.name} can be made: {error}") from error
