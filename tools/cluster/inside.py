@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .control_plane import ControlPlane
 from .layout import API_PORT, BRIDGE, CLUSTER_ADDRESS, NAMESPACES, NodeLayout, control_plane_directory, ready_file
-from .programs import CONTROL_PLANE, NODE, PROVISIONER, find_programs
+from .programs import CONTROL_PLANE, COREDNS, NODE, PROVISIONER, find_programs
 from .services import Services, run, wait_until
 
 _COREFILE = """
@@ -50,7 +50,7 @@ def start_shared(cluster: Path, kubeconfig: Path, services: Services) -> None:
     programs = find_programs(NODE)
     corefile = cluster / "Corefile"
     corefile.write_text(_COREFILE.format(address=CLUSTER_ADDRESS, kubeconfig=kubeconfig))
-    services.start("coredns", [str(programs / "coredns"), "-conf", str(corefile)])
+    services.start("coredns", [str(programs / COREDNS.file_name), "-conf", str(corefile)])
     volumes = cluster / "volumes"
     volumes.mkdir()
     services.start(

@@ -33,9 +33,9 @@ class Program:
     @property
     def file_name(self) -> str:
         """Of our own small programs a change must not bring back an old build: the name has a digest of the source."""
-        if not self.package.startswith("./"):
+        if not self.package.startswith("."):
             return self.name
-        digest = hashlib.sha256((SOURCE / self.package / "main.go").read_bytes())
+        digest = hashlib.sha256((SOURCE / self.module / self.package / "main.go").read_bytes())
         return f"{self.name}-{digest.hexdigest()[:8]}"
 
 
@@ -45,6 +45,7 @@ CONTROL_PLANE = (
     *(Program(name, f"k8s.io/kubernetes/cmd/{name}") for name in ("kube-controller-manager", "kube-scheduler")),
 )
 FAKEGPU, PROVISIONER, PAUSE = (Program(name, f"./programs/{name}") for name in ("fakegpu", "provisioner", "pause"))
+COREDNS = Program("coredns", ".", "programs/coredns")
 _CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 _CNI = "github.com/containernetworking/plugins/plugins"
 NODE = (
@@ -59,7 +60,7 @@ NODE = (
     Program("runc", "github.com/opencontainers/runc", "programs/runc", "seccomp", cgo=True),
     *(Program(Path(each).name, f"{_CNI}/{each}", "programs/cni") for each in ("main/bridge", "main/loopback")),
     Program("host-local", f"{_CNI}/ipam/host-local", "programs/cni"),
-    Program("coredns", "github.com/coredns/coredns", "programs/coredns"),
+    COREDNS,
 )
 
 
