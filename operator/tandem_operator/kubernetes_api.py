@@ -48,7 +48,7 @@ async def load_configuration() -> Configuration:
         if runs_in_pod():
             config.load_incluster_config(configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise TandemError(
             f"no access to Kubernetes: {error}. A pod needs a ServiceAccount, others the file in KUBECONFIG"
@@ -81,7 +81,7 @@ class KubernetesApi:
         Without `force` a field that somebody else has set to something else is a Conflict.
         """
         metadata = item["metadata"]
-        path = kind.path(metadata["namespace"], metadata["name"], subresource)
+        path = kind.path(metadata.get("namespace", ""), metadata["name"], subresource)
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         status, body = await self._request("PATCH", kind, path, query, item, "application/apply-patch+yaml")
         return body, status == 201
@@ -151,7 +151,9 @@ class KubernetesApi:
             response = await self._client.rest_client.request(
                 method, url, headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT
             )
-            answer = json.loads(await response.read() or b"{}")
+            text = await response.read()
+            # Not every refusal is an object: a path that is not served is "404 page not found".
+            answer = json.loads(text or b"{}") if response.status < 400 or text.startswith(b"{") else {}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiProblem(
                 f"{method} {path}: the API server did not answer: {error or type(error).__name__}"

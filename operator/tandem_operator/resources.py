@@ -34,10 +34,10 @@ class Kind:
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """The path of its objects in `namespace`, of one of them, or of a subresource."""
+        """The path of its objects in `namespace`, of one of them, or of a subresource. No namespace: of the cluster."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
-        parts = (root, "namespaces", namespace, self.plural, name, subresource)
-        return "/".join(part for part in parts if part)
+        where = ("namespaces", namespace) if namespace else ()
+        return "/".join(part for part in (root, *where, self.plural, name, subresource) if part)
 
 
 RLJOB = Kind(API_VERSION, "RLJob", "rljobs")

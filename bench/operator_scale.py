@@ -1,0 +1,314 @@
+"""The operator with many RLJobs: as fast as a plain loop that writes the same objects?
+
+    .venv/bin/python -m bench.operator_scale [--jobs 1000] [--edits 100] [--no-write]
+
+A real control plane (API server, etcd, controllers; no node) on this machine. The plain loop makes the same requests
+that the operator makes for a job - finalizer, objects, status - with as many at a time, and no operator running.
+Both have the controllers' work beside them: they make the pods.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import yaml
+from tandem_core.job import RLJob
+from tandem_core.job.load import check_job
+from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
+from tandem_operator.generate.crd import render_crd
+from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
+from tandem_operator.resources import FINALIZER, JOB, RLJOB, Kind, object_key
+
+from bench.etcd import serve_etcd
+from bench.page import describe_machine, write_section
+from tools.cluster.control_plane import serve_control_plane
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "addition.yaml"
+NAMESPACE = Kind("v1", "Namespace", "namespaces")
+CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+AT_A_TIME = 32
+"""Jobs that are worked on at the same time: the operator's default."""
+DEADLINE_SECONDS = 600.0
+
+
+@dataclass
+class Times:
+    """Seconds for all jobs."""
+
+    created: float = 0.0
+    updated: float = 0.0
+    deleted: float = 0.0
+
+
+@dataclass
+class Result:
+    """What is told on the page."""
+
+    jobs: int
+    plain: Times = field(default_factory=Times)
+    operator: Times = field(default_factory=Times)
+    edits: list[float] = field(default_factory=list)
+    """Seconds from an edit until the object that follows from it has been written, with all jobs there."""
+    processor_seconds: float = 0.0
+    """Of the operator, from no jobs to all of them reconciled."""
+    memory_before: float = 0.0
+    memory_after: float = 0.0
+    """MiB."""
+
+
+class Jobs:
+    """RLJobs of one namespace."""
+
+    def __init__(self, api: KubernetesApi, namespace: str, count: int) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._names = [f"job-{number}" for number in range(count)]
+        raw = yaml.safe_load(EXAMPLE.read_text())
+        self._spec = {**raw["spec"], "iterations": 10}
+        self._slots = asyncio.Semaphore(AT_A_TIME)
+
+    async def each(self, work: Callable[[str], Awaitable[None]]) -> float:
+        """Seconds for `work` on all of them."""
+
+        async def one(name: str) -> None:
+            async with self._slots:
+                await work(name)
+
+        began = time.monotonic()
+        await asyncio.gather(*(one(name) for name in self._names))
+        return time.monotonic() - began
+
+    async def create(self, name: str) -> KubernetesObject:
+        """Apply the RLJob; grace 0: no pod has anything to save."""
+        annotations = {"tandem.dev/grace-period-seconds": "0"}
+        return await self._apply(RLJOB, {"metadata": {"name": name, "annotations": annotations}, "spec": self._spec})
+
+    async def edit(self, name: str, iterations: int) -> KubernetesObject:
+        """Change what may change while a job runs."""
+        return await self._api.merge(RLJOB, self._namespace, name, {"spec": {"iterations": iterations}})
+
+    async def delete(self, name: str) -> None:
+        """Ask for its end."""
+        found = await self._api.read(RLJOB, self._namespace, name)
+        if found is not None:
+            await self._api.delete(RLJOB, self._namespace, name, found["metadata"]["uid"])
+
+    async def release(self, name: str) -> None:
+        """As the operator does at a job's end: its Jobs go, then the finalizer."""
+        for component in ("hybrid", "master"):
+            found = await self._api.read(JOB, self._namespace, f"{name}-{component}")
+            if found is not None:
+                await self._api.delete(JOB, self._namespace, found["metadata"]["name"], found["metadata"]["uid"])
+        await self._api.merge(RLJOB, self._namespace, name, {"metadata": {"finalizers": []}})
+
+    async def time_edit(self, name: str, iterations: int) -> float:
+        """Seconds from an edit until the ConfigMap has followed."""
+        await self.edit(name, iterations)
+        began = time.monotonic()
+        while True:
+            found = await self._api.read(CONFIG_MAP, self._namespace, f"{name}-job") or {}
+            if f"iterations: {iterations}\n" in found["data"]["job.yaml"]:
+                return time.monotonic() - began
+            await asyncio.sleep(0.002)
+
+    async def wait(self, ready: Callable[[list[KubernetesObject]], bool]) -> None:
+        """Return when all RLJobs are as `ready` says."""
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not ready(await self.list()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"the jobs are not as they should be after {DEADLINE_SECONDS:.0f} s")
+            await asyncio.sleep(0.5)
+
+    async def list(self) -> list[KubernetesObject]:
+        """All RLJobs."""
+        return list((await self._api.read(RLJOB, self._namespace, "") or {})["items"])
+
+    async def write_as_operator(self, body: KubernetesObject, *, first: bool) -> None:
+        """The requests that the operator makes for a job, one after the other or together as it does."""
+        job = check_job({name: value for name, value in body.items() if name != "status"})
+        name = job.metadata.name
+        if first:
+            await self._api.merge(RLJOB, self._namespace, name, {"metadata": {"finalizers": [FINALIZER]}})
+        objects = build_objects(job, BuildSettings(etcd_endpoints="127.0.0.1:2379", token="t"))  # noqa: S106
+        changed = [item for item in objects if first or item["kind"] == "ConfigMap"]
+        workloads = [item for item in changed if item["kind"] == "Job"]
+        others = [item for item in changed if item["kind"] != "Job"]
+        for part in (others, workloads):
+            await asyncio.gather(*(self._api.apply(object_key(item).kind, item) for item in part))
+        await self._apply(RLJOB, {"metadata": {"name": name}, "status": _status(job)}, "status")
+
+    async def _apply(self, kind: Kind, item: KubernetesObject, subresource: str = "") -> KubernetesObject:
+        head = {"apiVersion": kind.api_version, "kind": kind.name}
+        item["metadata"]["namespace"] = self._namespace
+        return (await self._api.apply(kind, {**head, **item}, subresource=subresource))[0]
+
+
+def _status(job: RLJob) -> KubernetesObject:
+    """As large as the operator's."""
+    kinds = ("Accepted", "Ready", "Progressing", "Degraded", "Suspended", "Complete", "Failed")
+    shared = {"status": "False", "reason": "Starting", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    conditions = [{"type": kind, **shared, "observedGeneration": job.metadata.generation} for kind in kinds]
+    return {"phase": "Pending", "observedGeneration": job.metadata.generation, "conditions": conditions}
+
+
+async def measure_plain(api: KubernetesApi, jobs: Jobs) -> Times:
+    """The loop without an operator."""
+
+    async def create(name: str) -> None:
+        await jobs.write_as_operator(await jobs.create(name), first=True)
+
+    async def update(name: str) -> None:
+        await jobs.write_as_operator(await jobs.edit(name, 20), first=False)
+
+    async def delete(name: str) -> None:
+        await jobs.delete(name)
+        await jobs.release(name)
+
+    times = Times(await jobs.each(create), await jobs.each(update))
+    times.deleted = await jobs.each(delete)
+    return times
+
+
+async def measure_operator(api: KubernetesApi, jobs: Jobs, process: psutil.Process, result: Result, edits: int) -> None:
+    """The same with RLJobs alone; the operator does the rest."""
+
+    def told(generation: int) -> Callable[[list[KubernetesObject]], bool]:
+        return lambda items: (
+            len(items) == result.jobs
+            and all(item.get("status", {}).get("observedGeneration") == generation for item in items)
+        )
+
+    async def create(name: str) -> None:
+        await jobs.create(name)
+
+    async def update(name: str) -> None:
+        await jobs.edit(name, 20)
+
+    result.memory_before, used = _memory(process), _processor(process)
+    began = time.monotonic()
+    await jobs.each(create)
+    await jobs.wait(told(1))
+    result.operator.created = time.monotonic() - began
+    result.processor_seconds = _processor(process) - used
+    result.memory_after = _memory(process)
+    began = time.monotonic()
+    await jobs.each(update)
+    await jobs.wait(told(2))
+    result.operator.updated = time.monotonic() - began
+    await asyncio.sleep(5)  # statuses of pods that cannot be scheduled follow; they are not part of an edit
+    for number in range(edits):
+        result.edits.append(await jobs.time_edit(f"job-{number * result.jobs // edits}", 30))
+    began = time.monotonic()
+    await jobs.each(jobs.delete)
+    await jobs.wait(lambda items: not items)
+    result.operator.deleted = time.monotonic() - began
+
+
+def _memory(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20
+
+
+def _processor(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def serve_operator(kubeconfig: Path, etcd: str, directory: Path) -> Iterator[psutil.Process]:
+    """A running operator that is the active one."""
+    log = directory / "operator.log"
+    command = [sys.executable, "-m", "tandem_operator", "--port=0", f"--etcd-endpoints={etcd}"]
+    command += ["--lease-namespace=default", f"--workers={AT_A_TIME}", "--namespaces=operator"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, "KUBECONFIG": str(kubeconfig)}
+        )
+    try:
+        while "this is the active operator" not in log.read_text():
+            time.sleep(0.1)
+        time.sleep(3)  # its watches begin
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def measure(count: int, edits: int, kubeconfig: Path, directory: Path) -> Result:
+    """All of it."""
+    os.environ["KUBECONFIG"] = str(kubeconfig)
+    result = Result(count)
+    async with KubernetesApi(await load_configuration()) as api:
+        await install(api)
+        result.plain = await measure_plain(api, Jobs(api, "plain", count))
+        await asyncio.sleep(20)  # the garbage collector takes what the loop left
+        with serve_etcd() as etcd, serve_operator(kubeconfig, etcd, directory) as process:
+            await measure_operator(api, Jobs(api, "operator", count), process, result, edits)
+    return result
+
+
+async def install(api: KubernetesApi) -> None:
+    """The CRD and two namespaces."""
+    await api.apply(CRD, yaml.safe_load(render_crd()))
+    for name in ("plain", "operator"):
+        await api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    while not await api.knows(RLJOB):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(2)  # storage of the new kind
+
+
+def describe(result: Result) -> str:
+    """The section of the page."""
+    rows = [
+        (name, getattr(result.plain, name), getattr(result.operator, name))
+        for name in ("created", "updated", "deleted")
+    ]
+    table = "\n".join(f"| {name} | {plain:.1f} | {own:.1f} | {own / plain:.2f} |" for name, plain, own in rows)
+    edits = sorted(result.edits)
+    memory = result.memory_after - result.memory_before
+    return f"""
+`.venv/bin/python -m bench.operator_scale`: {result.jobs} RLJobs, each with 10 objects, on a control plane without
+nodes; seconds until all are written. {describe_machine()}
+
+| | plain loop, s | operator, s | ratio |
+| --- | --- | --- | --- |
+{table}
+
+- The plain loop makes the operator's own requests (finalizer, objects, status), {AT_A_TIME} jobs at a time. At a job's
+  end the operator waits until its pods have gone, the loop does not.
+- Operator: {1000 * result.processor_seconds / result.jobs:.0f} ms of processor time and
+  {1024 * memory / result.jobs:.0f} KiB of memory for each job ({result.memory_before:.0f} MiB without any,
+  {result.memory_after:.0f} MiB with all).
+- From an edit of one job until the operator has written what follows from it, with all jobs there: p50
+  {1000 * statistics.median(edits):.0f} ms, p99 {1000 * edits[int(0.99 * (len(edits) - 1))]:.0f} ms (of which 50 ms are
+  waited on purpose).
+"""
+
+
+def main() -> None:
+    """Measure, print, write the section."""
+    parser = argparse.ArgumentParser(prog="python -m bench.operator_scale", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--edits", type=int, default=100)
+    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
+    options = parser.parse_args()
+    with serve_control_plane() as kubeconfig, tempfile.TemporaryDirectory() as directory:
+        result = asyncio.run(measure(options.jobs, min(options.edits, options.jobs), kubeconfig, Path(directory)))
+    text = describe(result)
+    print(text)
+    if not options.no_write:
+        write_section("operator", text)
+
+
+if __name__ == "__main__":
+    main()
