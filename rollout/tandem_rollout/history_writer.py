@@ -16,7 +16,7 @@ QUEUE_SIZE = 256
 
 
 class HistoryWriter:
-    """Activities, metrics and phase times go in; `run` writes them, one iteration at a time."""
+    """Activities and phase times go in; `run` writes them, one iteration at a time."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._buffer = buffer
@@ -31,12 +31,6 @@ class HistoryWriter:
     def note_own(self, pod: str, activity: Activity) -> None:
         """What the master in `pod` did."""
         self._activities[pod].append(activity)
-
-    async def note_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of an iteration, beside those it has."""
-        await self._queue.put(
-            lambda: self._buffer.record_iteration(iteration, version=iteration, metrics=metrics, phase_seconds={})
-        )
 
     async def end_iteration(self, iteration: int, phase_seconds: Mapping[str, float]) -> None:
         """Write the iteration's phase times, and all activities noted."""

@@ -170,7 +170,6 @@ class PhaseSteps:
         self._history.note_activities(acks, self._members.values)
         metrics = closing.result()
         self._last_recorded = iteration
-        await self._history.note_metrics(iteration, metrics)
         return Outcome(summarise=lambda summary: add_batch(summary, metrics))
 
     async def _train(self, iteration: int) -> Outcome:

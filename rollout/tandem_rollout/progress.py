@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 from tandem_rollout.trajectory import ScoredGroup, ScoredSample, Trajectory, TrajectoryState
@@ -35,11 +35,15 @@ class ProgressSaver:
         """Return when all that was noted is saved. Raises StorageError."""
         await self._save(self._buffer.save)
 
-    async def record(self, iteration: int, data: bytes, groups: Sequence[ScoredGroup]) -> None:
-        """The same, and record the batch of `iteration`, in one transaction. Raises StorageError."""
+    async def record(
+        self, iteration: int, data: bytes, groups: Sequence[ScoredGroup], metrics: Mapping[str, float]
+    ) -> None:
+        """The same, and record batch and metrics of `iteration`, in one transaction. Raises StorageError."""
 
         async def write(samples: Sequence[ScoredSample], trajectories: Sequence[Trajectory]) -> None:
-            await self._buffer.record_batch(iteration, data, groups, samples=samples, trajectories=trajectories)
+            await self._buffer.record_batch(
+                iteration, data, groups, samples=samples, trajectories=trajectories, metrics=metrics
+            )
 
         await self._save(write)
 

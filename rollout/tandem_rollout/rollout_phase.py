@@ -174,17 +174,18 @@ class Rollouts:
         encoded, metrics = await asyncio.to_thread(self._build, iteration, last_iteration, groups)
         for answer in self._answers.values():
             self._saver.note_progress(answer.trajectory)  # those that were aborted have grown
-        await self._saver.record(iteration, encoded, groups)
-        for group in groups:
-            del self._scored[group.id]
-        self._renew(iteration + 1)
-        return metrics | {
+        metrics |= {
             "generated_tokens": float(all_tokens),
             "rollout_seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else 0.0,
             "inference_tokens": float(standalone_tokens),
             "carried_over": float(len(self._answers)),
         }
+        await self._saver.record(iteration, encoded, groups, metrics)
+        for group in groups:
+            del self._scored[group.id]
+        self._renew(iteration + 1)
+        return metrics
 
     def _count_since_close(self) -> tuple[int, int]:
         """Tokens generated since it was called last, and those of them by standalone engines."""

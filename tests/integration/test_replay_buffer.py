@@ -131,9 +131,10 @@ async def test_a_group_is_open_until_all_its_answers_are_scored(buffer: ReplayBu
 async def test_a_batch_is_recorded_once_whatever_comes_later(buffer: ReplayBuffer) -> None:
     groups = await scored_groups(buffer, 1, [1, 2, 3])
     assert await buffer.batch(1) is None
-    assert await buffer.record_batch(1, b"first", groups[:2]) == b"first"
-    assert await buffer.record_batch(1, b"other", groups) == b"first"
+    assert await buffer.record_batch(1, b"first", groups[:2], metrics={"reward": 0.5}) == b"first"
+    assert await buffer.record_batch(1, b"other", groups, metrics={"reward": 0.9}) == b"first"
     assert await buffer.batch(1) == b"first"
+    assert [record.metrics for record in await buffer.iterations()] == [{"reward": 0.5}]
     assert [group.id for group in await buffer.scored_groups()] == [groups[2].id]
     assert await buffer.last_recorded_iteration() == 1
 

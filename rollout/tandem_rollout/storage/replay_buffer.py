@@ -123,12 +123,14 @@ class ReplayBuffer:
         *,
         samples: Sequence[ScoredSample] = (),
         trajectories: Sequence[Trajectory] = (),
+        metrics: Mapping[str, float] | None = None,
     ) -> bytes:
         """Record `data` as the batch of `iteration` made of the groups `scored`; returns what is recorded.
 
         Happens exactly once, in one durable transaction: if the iteration has a batch already, nothing changes and
-        that one is returned, whatever is given now. `samples` and `trajectories` are saved with it, see `save`. Raises
-        StorageError if a group is in another batch, or `iteration` is not the one after the newest batch's.
+        that one is returned, whatever is given now. `samples` and `trajectories` are saved with it, see `save`, and so
+        are the iteration's `metrics`. Raises StorageError if a group is in another batch, or `iteration` is not the one
+        after the newest batch's.
         """
 
         async def record(connection: AsyncConnection) -> bytes:
@@ -136,6 +138,10 @@ class ReplayBuffer:
                 return recorded
             await groups.write(connection, samples, trajectories)
             await batches.insert_batch(connection, iteration, data, scored)
+            if metrics:
+                await journal.write_iteration(
+                    connection, iteration, version=iteration, metrics=metrics, phase_seconds={}
+                )
             return data
 
         try:
