@@ -81,6 +81,10 @@ class AppliedJob:
         return dict(self.kubernetes.get("rljob", self.name).get("status", {}))
 
     @property
+    def uid(self) -> str:
+        return str(self.kubernetes.get("rljob", self.name)["metadata"]["uid"])
+
+    @property
     def conditions(self) -> dict[str, dict[str, Any]]:
         """By type."""
         return {each["type"]: each for each in self.status.get("conditions", [])}
@@ -89,6 +93,12 @@ class AppliedJob:
         """Those that have not ended."""
         found = self.kubernetes.pods(f"tandem.dev/job={self.name},app.kubernetes.io/component={component}")
         return [pod for pod in found if pod["status"]["phase"] in ("Pending", "Running")]
+
+    def is_ready(self, component: str) -> bool:
+        """Whether its only pod is."""
+        found = [pod["status"].get("conditions", []) for pod in self.pods(component)]
+        ready = [any(each["type"] == "Ready" and each["status"] == "True" for each in pod) for pod in found]
+        return ready == [True]
 
     def wait_for_iteration(self, iteration: int, timeout_seconds: float = 150.0) -> None:
         self.kubernetes.wait(
