@@ -9,9 +9,9 @@ from tandem_core.job.conditions import Reason
 
 from tandem_operator.build import KubernetesObject
 from tandem_operator.kubernetes_api import ApiProblem, KubernetesApi
-from tandem_operator.memory import JobMemory
+from tandem_operator.memory import JobMemory, hash_built
 from tandem_operator.observe.cache import ObjectCache
-from tandem_operator.observe.children import Child, fingerprint_fields, hash_object
+from tandem_operator.observe.children import Child, fingerprint_fields
 from tandem_operator.observe.observed import Observed
 from tandem_operator.observe.pods import DELETION_COST, Pod
 from tandem_operator.plan.failures import Trouble, classify_refusal
@@ -83,7 +83,7 @@ class ObjectWriter:
             return _name_taken(key, child.owner)
         if child is not None and child.deleting:
             return None  # its end is news, and then it is made anew
-        wanted, found = hash_object(item), child.fingerprint if child is not None else ""
+        wanted, found = hash_built(memory, key, item), child.fingerprint if child is not None else ""
         if child is not None and memory.applied.get(key) == (wanted, found):
             return None
         if key in memory.refused and memory.refused[key][:2] == (wanted, found):

@@ -44,6 +44,7 @@ async def load_configuration() -> Configuration:
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = CONNECTIONS
+    configuration.client_session_kwargs = {"trust_env": False}  # else aiohttp reads ~/.netrc for each request
     try:
         if runs_in_pod():
             config.load_incluster_config(configuration)

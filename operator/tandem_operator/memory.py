@@ -7,8 +7,9 @@ from datetime import datetime
 
 from tandem_core.job import RLJob
 
+from tandem_operator.build import KubernetesObject
 from tandem_operator.build.pods import TOKEN_FILE_NAME
-from tandem_operator.observe.children import Child
+from tandem_operator.observe.children import Child, hash_object
 from tandem_operator.observe.observed import Observed
 from tandem_operator.observe.pods import Pod
 from tandem_operator.plan.failures import Trouble
@@ -22,6 +23,10 @@ class JobMemory:
     uid: str
     parsed: tuple[int, RLJob | None, str] | None = None
     """The generation that was read last, and what came of it."""
+    built: tuple[tuple[int, int | None], list[KubernetesObject]] | None = None
+    """The job's objects, for this generation and this number of inference pods."""
+    hashes: dict[ObjectKey, tuple[KubernetesObject, str]] = field(default_factory=dict)
+    """Of objects that were built."""
     token: str = ""
     """The job's bearer token, once it is known."""
     applied: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
@@ -48,6 +53,14 @@ def keep_token(memory: JobMemory, observed: Observed) -> str:
         secret = observed.own.get(ObjectKey(SECRET, f"{observed.key.name}-token"))
         memory.token = _read(secret, TOKEN_FILE_NAME) or secrets.token_urlsafe(32)
     return memory.token
+
+
+def hash_built(memory: JobMemory, key: ObjectKey, item: KubernetesObject) -> str:
+    """The object's hash, computed once for as long as it is the same one."""
+    known = memory.hashes.get(key)
+    if known is None or known[0] is not item:
+        known = memory.hashes[key] = (item, hash_object(item))
+    return known[1]
 
 
 def count_losses(memory: JobMemory, pods: tuple[Pod, ...]) -> int:

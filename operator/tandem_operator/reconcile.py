@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import structlog
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.store import EtcdUnreachable, Store
-from tandem_core.job import RLJobStatus
+from tandem_core.job import RLJob, RLJobStatus
 
 from tandem_operator.apply import ObjectWriter
-from tandem_operator.build import BuildSettings
+from tandem_operator.build import KubernetesObject, build_objects
 from tandem_operator.etcd_access import apply_job_access, delete_job, derive_password
 from tandem_operator.kubernetes_api import ApiProblem, KubernetesApi
 from tandem_operator.memory import JobMemory, keep_token
@@ -19,6 +19,7 @@ from tandem_operator.observe.observe import observe_job
 from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.failures import Trouble
 from tandem_operator.plan.job import Plan, plan_job
+from tandem_operator.plan.objects import Builder
 from tandem_operator.plan.pace import plan_pace
 from tandem_operator.plan.status import plan_status
 from tandem_operator.plan.troubles import find_troubles
@@ -58,7 +59,7 @@ class Reconciler:
             return None
         observed = await observe_job(self._cache, self._store, memory, key)
         now = datetime.now(UTC)
-        plan = plan_job(observed, self._job_settings(observed, memory), self._settings.grace_period_seconds, now)
+        plan = plan_job(observed, self._builder(observed, memory), self._settings.grace_period_seconds, now)
         if plan.removal is not None and await self._remove(observed, plan):
             return None
         troubles = find_troubles(observed, await self._apply(observed, plan, memory), now)
@@ -80,8 +81,18 @@ class Reconciler:
             self._memories[key] = JobMemory(uid)
         return self._memories[key]
 
-    def _job_settings(self, observed: Observed, memory: JobMemory) -> BuildSettings:
-        return build_settings(self._settings, self._access, JobKeys(observed.uid), keep_token(memory, observed))
+    def _builder(self, observed: Observed, memory: JobMemory) -> Builder:
+        """Builds what was not built before: most looks find the same specification as the one before."""
+
+        def build(job: RLJob, inference_replicas: int | None) -> list[KubernetesObject]:
+            which = (observed.generation, inference_replicas)
+            if memory.built is None or memory.built[0] != which:
+                token = keep_token(memory, observed)
+                settings = build_settings(self._settings, self._access, JobKeys(observed.uid), token)
+                memory.built = (which, build_objects(job, settings, inference_replicas=inference_replicas))
+            return memory.built[1]
+
+        return build
 
     async def _apply(self, observed: Observed, plan: Plan, memory: JobMemory) -> dict[ObjectKey, Trouble]:
         """Carry out the plan; the objects that the API server did not take, and why."""

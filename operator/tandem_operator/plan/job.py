@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 
 from tandem_core.coordination.records import Control
 
-from tandem_operator.build import BuildSettings, KubernetesObject, OverlayError
+from tandem_operator.build import KubernetesObject, OverlayError
 from tandem_operator.observe.children import Child
 from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.control import plan_control
-from tandem_operator.plan.objects import plan_objects
+from tandem_operator.plan.objects import Builder, plan_objects
 from tandem_operator.plan.removal import Removal, plan_removal
 from tandem_operator.plan.scaling import ScalePlan, plan_scale
 from tandem_operator.plan.stage import Ending, Stage, find_ending, plan_stage
@@ -45,7 +45,7 @@ class Plan:
     expires_at: datetime | None = None
 
 
-def plan_job(observed: Observed, settings: BuildSettings, grace_seconds: float, now: datetime) -> Plan:
+def plan_job(observed: Observed, build: Builder, grace_seconds: float, now: datetime) -> Plan:
     """What is to be done. `grace_seconds` is the installation's; an annotation of the job goes before it."""
     grace = _grace(observed, grace_seconds)
     stage = plan_stage(observed, grace, now)
@@ -57,7 +57,7 @@ def plan_job(observed: Observed, settings: BuildSettings, grace_seconds: float, 
         return Plan(stage, observed.problem, ending)
     try:
         scale = plan_scale(observed, job, now) if stage is Stage.RUNNING else ScalePlan()
-        objects = plan_objects(observed, job, settings, stage, scale.replicas)
+        objects = plan_objects(observed, job, build, stage, scale.replicas)
     except OverlayError as error:
         return Plan(Stage.INVALID if ending is None else stage, str(error), ending)
     clear = stage is Stage.RESUMING and observed.records is not None and not observed.jobs

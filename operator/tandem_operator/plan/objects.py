@@ -1,10 +1,11 @@
 """Which objects there are to be, and which are to go."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandem_core.job import RLJob
 
-from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
+from tandem_operator.build import KubernetesObject
 from tandem_operator.observe.children import Child
 from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.stage import Stage
@@ -23,8 +24,12 @@ class ObjectPlan:
     delete: tuple[Child, ...] = ()
 
 
+type Builder = Callable[[RLJob, int | None], list[KubernetesObject]]
+"""All objects of a job with that many inference pods, None: as few as it allows; raises OverlayError."""
+
+
 def plan_objects(
-    observed: Observed, job: RLJob, settings: BuildSettings, stage: Stage, inference_replicas: int | None
+    observed: Observed, job: RLJob, build: Builder, stage: Stage, inference_replicas: int | None
 ) -> ObjectPlan:
     """The objects of a job in `stage`; raises OverlayError.
 
@@ -32,7 +37,7 @@ def plan_objects(
     A job that is to stop keeps its pods until it has. Inference pods go at once: they have nothing to save.
     """
     spec = job.spec.model_copy(update={"suspend": False})  # pods that there are to be are not suspended
-    built = build_objects(job.model_copy(update={"spec": spec}), settings, inference_replicas=inference_replicas)
+    built = build(job.model_copy(update={"spec": spec}), inference_replicas)
     keyed = {object_key(item): item for item in built}
     own = observed.own
     if stage is not Stage.RUNNING:
