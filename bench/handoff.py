@@ -35,6 +35,10 @@ NATIVE = (
     *("--weight-transfer-config", '{"backend":"bare"}'),
     *("--worker-extension-cls", "bench.bare_weights.BareWorkerExtension"),
 )
+PASSES = """\
+On CPUs the bytes are passed over six times until a version serves: copied, hashed and verified, copied into vLLM's
+layers, packed by oneDNN, and read by the probe's forward pass. That is more than the three memcpys that were aimed at;
+all passes share the memory's bandwidth. Engines on GPUs pack nothing."""
 INSIDE = {
     "memcpy": "**one memcpy**, one thread",
     "copy": "copy to shared memory alone, one thread",
@@ -167,6 +171,8 @@ def build_page(columns: Sequence[tuple[str, Rounds]]) -> str:
             "`python -m bench.handoff`. Milliseconds and multiples of one warm memcpy by one thread, medians of "
             f"{ROUNDS} rounds. Publishing, verifying and packing use {cores} threads, vLLM computes with one. "
             f"{describe_machine()}",
+            "",
+            PASSES,
             "",
             *_table("In one pod", columns, INSIDE),
             "",

@@ -33,7 +33,7 @@ SHORT = (
 def run_bare(iterations: int) -> dict[str, float]:
     """Median seconds of each part and of an iteration; tokens of an answer."""
     command = [sys.executable, "-m", "bench.bare_loop", str(EXAMPLE), "--iterations", str(iterations), *_settings()]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
     parts = {name: result[name][SETTLED_AFTER:] for name in ("rollouts", "training", "weights")}
     medians = {name: statistics.median(values) for name, values in parts.items()}
