@@ -121,8 +121,8 @@ def test_a_job_goes_on_after_the_node_of_its_hybrid_pod_is_lost(kubernetes: Kube
 
 
 def finish(job: AppliedJob, file: Path) -> None:
-    """Let the job end three iterations from now, and see that it has lost nothing."""
-    last = job.status["iteration"] + 3
+    """Let the job end soon, but not before it can have heard of it, and see that it has lost nothing."""
+    last = job.status["iteration"] + 15
     change = json.dumps({"spec": {"iterations": last}})
     job.kubernetes.kubectl("patch", "rljob", job.name, "--type=merge", "--patch", change)
     job.wait_for_condition("Complete")
