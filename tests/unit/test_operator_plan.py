@@ -122,6 +122,22 @@ def test_a_new_job_is_protected_and_gets_all_objects() -> None:
     assert made.control == Control(iterations=2, deadlines=JOB_SPEC.spec.deadlines)
 
 
+@pytest.mark.parametrize(
+    ("children", "makes_master"),
+    [
+        ({}, False),
+        ({child("hybrid").key: replace(child("hybrid"), held=True)}, False),
+        ({child("hybrid").key: child("hybrid")}, True),
+        ({**BOTH, child("hybrid").key: replace(child("hybrid"), held=True)}, True),  # it is there: it waits
+    ],
+)
+def test_the_master_waits_for_kueue_as_the_hybrid_pods_do(children: dict[ObjectKey, Child], makes_master: bool) -> None:
+    scheduling = JOB_SPEC.spec.scheduling.model_copy(update={"gang": "kueue", "queue": "q"})
+    job = JOB_SPEC.model_copy(update={"spec": JOB_SPEC.spec.model_copy(update={"scheduling": scheduling})})
+    made = plan(replace(NEW, job=job, children=children))
+    assert (child("master").key in {object_key(item) for item in made.apply}) is makes_master
+
+
 def test_a_control_record_that_is_right_is_not_written() -> None:
     control = Control(iterations=2, deadlines=JOB_SPEC.spec.deadlines)
     assert plan(replace(RUNNING, records=Records(phase=phase(Phase.ROLLOUT), control=control))).control is None

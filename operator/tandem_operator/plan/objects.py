@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from tandem_core.job import RLJob
 
-from tandem_operator.build import KubernetesObject
+from tandem_operator.build import Component, KubernetesObject
 from tandem_operator.observe.children import Child
 from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.stage import Stage
-from tandem_operator.resources import CLAIM_TEMPLATE, DEPLOYMENT, JOB, object_key
+from tandem_operator.resources import CLAIM_TEMPLATE, DEPLOYMENT, JOB, ObjectKey, object_key
 
 REMOVABLE = frozenset({DEPLOYMENT, CLAIM_TEMPLATE})
 """Kinds of which an object goes when the specification no longer asks for it: elastic.max may become 0."""
@@ -42,11 +42,21 @@ def plan_objects(
     own = observed.own
     if stage is not Stage.RUNNING:
         keyed = {key: _without_pods(item) for key, item in keyed.items() if key.kind is not JOB}
+    elif waits_for_queue(observed, job):
+        del keyed[ObjectKey(JOB, f"{observed.key.name}-{Component.MASTER}")]
     apply = tuple(keyed.values())
     delete = [child for key, child in own.items() if key.kind in REMOVABLE and key not in keyed]
     if stage in (Stage.SUSPENDED, Stage.RESUMING):
         delete += observed.jobs
     return ObjectPlan(apply, tuple(child for child in delete if not child.deleting))
+
+
+def waits_for_queue(observed: Observed, job: RLJob) -> bool:
+    """Whether Kueue has not let the hybrid pods start yet: a master without them would only take room."""
+    if job.spec.scheduling.gang != "kueue" or observed.workload(Component.MASTER) is not None:
+        return False
+    hybrid = observed.workload(Component.HYBRID)
+    return hybrid is None or hybrid.held
 
 
 def _without_pods(item: KubernetesObject) -> KubernetesObject:

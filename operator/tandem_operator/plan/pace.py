@@ -6,6 +6,7 @@ from datetime import datetime
 from tandem_operator.observe.observed import Observed
 from tandem_operator.plan.failures import Trouble
 from tandem_operator.plan.job import Plan
+from tandem_operator.plan.objects import waits_for_queue
 from tandem_operator.plan.stage import Stage
 from tandem_operator.plan.troubles import next_change
 
@@ -34,7 +35,9 @@ def _step(observed: Observed, plan: Plan, jobs: int) -> float | None:
             return None
         case Stage.RUNNING:
             if observed.records is None:
-                return STEP_SECONDS * 5
+                return 5 * STEP_SECONDS
+            if observed.job is not None and waits_for_queue(observed, observed.job):
+                return STEP_SECONDS
             return max(BUSY_SECONDS, jobs / READS_PER_SECOND) if observed.working_pods else IDLE_SECONDS
         case Stage.SUSPENDED:
             return STEP_SECONDS if observed.pods else None
