@@ -113,6 +113,13 @@ class KubernetesApi:
                 return None
             raise
 
+    async def list_uids(self, kind: Kind, namespace: str, selector: str) -> tuple[set[str], int]:
+        """uids of the objects in `namespace` (empty: in all), and the resourceVersion at which that was so."""
+        metadata_only = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        query = {"labelSelector": selector} if selector else {}
+        _, answer = await self._request("GET", kind, kind.path(namespace), query, accept=metadata_only)
+        return {item["metadata"]["uid"] for item in answer["items"]}, int(answer["metadata"]["resourceVersion"])
+
     async def knows(self, kind: Kind) -> bool:
         """Whether the API server serves this kind."""
         try:
@@ -140,10 +147,11 @@ class KubernetesApi:
         query: dict[str, str] | None = None,
         body: KubernetesObject | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> tuple[int, KubernetesObject]:
         if method != "GET":
             self._may_write()
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         for setting in (await self._configuration.auth_settings()).values():
             headers[setting["key"]] = setting["value"]
         url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")

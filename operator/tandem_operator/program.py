@@ -22,6 +22,7 @@ from tandem_operator.metrics import JOBS
 from tandem_operator.observe.cache import ObjectCache
 from tandem_operator.reconcile import Reconciler
 from tandem_operator.resources import RLJOB
+from tandem_operator.resync import keep_in_step
 from tandem_operator.settings import OperatorSettings
 from tandem_operator.work_queue import WorkQueue
 
@@ -77,6 +78,7 @@ async def _work(settings: OperatorSettings, election: Election, identity: str, s
         queue = WorkQueue(Reconciler(settings, api, store, cache, identity).reconcile, settings.workers)
         group.create_task(queue.run(), name="work queue")
         group.create_task(_count(cache), name="count jobs")
+        group.create_task(keep_in_step(api, cache, queue.ask, settings.namespaces), name="resync")
         group.create_task(_watch(settings, cache, queue, stop), name="watches")
 
 

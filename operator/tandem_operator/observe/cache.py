@@ -8,7 +8,7 @@ from tandem_operator.build.names import JOB_LABEL
 from tandem_operator.observe.children import Child, parse_child
 from tandem_operator.observe.pods import Pod, parse_pod
 from tandem_operator.plan.failures import Trouble, classify_refusal
-from tandem_operator.resources import JobKey, Kind, ObjectKey
+from tandem_operator.resources import POD, RLJOB, JobKey, Kind, ObjectKey
 
 DELETED = "DELETED"
 
@@ -96,6 +96,27 @@ class ObjectCache:
                 return key
         return None
 
+    def drop_missing(self, kind: Kind, namespace: str, there: set[str], version: int) -> set[JobKey]:
+        """Forget objects of `kind` that are not among the uids `there`, as of that resourceVersion; whose they were."""
+        gone: set[JobKey] = set()
+        if kind is RLJOB:
+            for key, body in list(self.jobs.items()):
+                if _is_in(key, namespace) and body["metadata"]["uid"] not in there and _version(body) <= version:
+                    del self.jobs[key]
+                    gone.add(key)
+            return gone
+        for key, pods in self._pods.items():
+            for pod in list(pods.values()):
+                if kind is POD and _is_in(key, namespace) and pod.uid not in there and pod.resource_version <= version:
+                    del pods[pod.name]
+                    gone.add(key)
+        for key, child in list(self._all_children()):
+            missing = _is_in(key, namespace) and child.uid not in there and child.resource_version <= version
+            if child.key.kind is kind and missing:
+                del self._children[key][child.key]
+                gone.add(key)
+        return gone
+
     def _all_children(self) -> Iterator[tuple[JobKey, Child]]:
         return ((key, child) for key, items in self._children.items() for child in items.values())
 
@@ -103,6 +124,10 @@ class ObjectCache:
 def _job_of(body: KubernetesObject) -> JobKey | None:
     name = body["metadata"].get("labels", {}).get(JOB_LABEL)
     return JobKey(body["metadata"]["namespace"], name) if name else None
+
+
+def _is_in(key: JobKey, namespace: str) -> bool:
+    return namespace in ("", key.namespace)
 
 
 def _version(body: KubernetesObject) -> int:
