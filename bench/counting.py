@@ -11,14 +11,14 @@ from pathlib import Path
 from tandem_rollout.storage.history import EvaluationRecord, IterationRecord, open_history
 
 ROOT = Path(__file__).parents[1]
-NUMBERS = 200
-LONGEST = 150
-TAIL = 1.1
+NUMBERS = 600
+LONGEST = 500
+TAIL = 1.0
 """Exponent of the Pareto distribution of lengths: the mean is several times the median."""
 
 
 def draw_length(rng: random.Random) -> int:
-    """Tokens of an answer: at least 3, half of them up to 6, one in 60 more than 120."""
+    """Tokens of an answer: at least 3, half of them up to 6, one in 40 more than 120."""
     return min(LONGEST, int(3 * rng.paretovariate(TAIL)))
 
 
@@ -41,14 +41,23 @@ class CountingJobs:
     def __init__(self, home: Path) -> None:
         self._home = home
         tokens = json.dumps([":", *(f" {number}" for number in range(NUMBERS))])
-        self._settings = [
-            f"spec.data.dataset.path={write_dataset(home)}",
-            f"spec.model.scratch.tokenizer.tokens={tokens}",
-        ]
+        self._data = f"spec.data.dataset.path={write_dataset(home)}"
+        self._scratch = f"spec.model.scratch.tokenizer.tokens={tokens}"
+
+    def from_base_model(self) -> tuple[str, ...]:
+        """Settings of a job that starts from the model that only had the warm-up: one for all, so that only what is
+        compared differs. It is trained if it is not there yet."""
+        base = self._home / "base"
+        if not base.exists():
+            # A job has at least one iteration; with so small a learning rate it changes nothing.
+            self.run("base-model", ["spec.iterations=1", "spec.algorithm.learningRate=1e-12"])
+            next((self._home / "runs" / "base-model").rglob("model.safetensors")).parent.rename(base)
+        return f"spec.model={{path: {base}}}", "spec.warmup.steps=0"
 
     def start(self, name: str, settings: Sequence[str]) -> "subprocess.Popen[bytes]":
         """`tandem run` in a process of its own; what it prints goes to NAME.log."""
-        overrides = [part for setting in (*self._settings, *settings) for part in ("--set", setting)]
+        model = () if any(setting.startswith("spec.model=") for setting in settings) else (self._scratch,)
+        overrides = [part for setting in (self._data, *model, *settings) for part in ("--set", setting)]
         return self._tandem(name, "run", str(ROOT / "bench" / "counting.yaml"), "--name", name, *overrides)
 
     def scale(self, name: str, pods: int) -> None:

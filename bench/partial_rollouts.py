@@ -60,7 +60,7 @@ def measure(records: Sequence[IterationRecord], evaluations: Sequence[Evaluation
 
 def run_seed(jobs: CountingJobs, seed: int) -> tuple[Measured, Measured]:
     """Whole answers, and partial rollouts."""
-    shared = [f"spec.seed={seed}", f"spec.evaluation.every={EVALUATE_EVERY}"]
+    shared = [*jobs.from_base_model(), f"spec.seed={seed}", f"spec.evaluation.every={EVALUATE_EVERY}"]
     whole = jobs.run(f"whole-{seed}", [*shared, f"spec.iterations={WHOLE_ITERATIONS}"])
     budget = [f"spec.iterations={PARTIAL_ITERATIONS}", f"spec.rollout.tokensPerIteration={BUDGET}"]
     return measure(*whole), measure(*jobs.run(f"partial-{seed}", [*shared, *budget]))
