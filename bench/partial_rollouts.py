@@ -19,9 +19,9 @@ from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
 from bench.counting import CountingJobs, seconds_of
 from bench.page import describe_machine, write_section
 
-BUDGET = 24
+BUDGET = 64
 EVALUATE_EVERY = 8
-WHOLE_ITERATIONS, PARTIAL_ITERATIONS = 40, 56
+WHOLE_ITERATIONS, PARTIAL_ITERATIONS = 24, 32
 """Both kinds then train on about as many tokens."""
 SETTLING = 8
 """Iterations until carried-over answers are as many as they will be; left out of the speed."""
@@ -83,7 +83,7 @@ def build_section(seeds: Sequence[int], results: Sequence[tuple[Measured, Measur
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
     table = "\n".join(rows)
     longest = statistics.median(whole.longest for whole, _ in results)
-    return f"""`python -m bench.partial_rollouts`: `bench/counting.yaml`, 16 groups of 4 answers in progress.
+    return f"""`python -m bench.partial_rollouts`: `bench/counting.yaml`, 32 groups of 4 answers in progress.
 The longest answer of an iteration has {longest:.0f} tokens, half of all have fewer than 7. In each cell: whole
 answers / `tokensPerIteration: {BUDGET}`. Times are medians, tokens/s those of the whole loop. {describe_machine()}
 
