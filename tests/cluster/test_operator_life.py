@@ -66,7 +66,7 @@ def test_suspend_lets_the_job_save_and_gives_everything_back_and_resume_begins_a
 
 def test_a_job_that_does_not_stop_is_suspended_all_the_same(job: WatchedJob) -> None:
     job.edit({"metadata": {"annotations": {"tandem.dev/grace-period-seconds": "1"}}, "spec": {"suspend": True}})
-    job.wait_for("Suspended", "True")
+    wait_until(lambda: not job.let_pods_go() and job.condition("Suspended")["status"] == "True", "it is suspended")
     job.edit({"spec": {"suspend": False}})
     job.wait_for_pods()
     job.wait_for("Suspended", "False", "NotSuspended")
@@ -114,7 +114,7 @@ def test_a_deleted_job_saves_and_leaves_nothing(job: WatchedJob) -> None:
 def test_a_deleted_job_that_does_not_stop_goes_after_its_grace_period(job: WatchedJob) -> None:
     job.edit({"metadata": {"annotations": {"tandem.dev/grace-period-seconds": "0"}}})
     job.delete()
-    wait_until(lambda: job.get() is None, "the job is gone")
+    wait_until(lambda: not job.let_pods_go() and job.get() is None, "the job is gone")
 
 
 def test_a_deleted_job_whose_specification_is_bad_goes(new_job: NewJob) -> None:
@@ -129,7 +129,7 @@ def test_a_job_may_be_made_anew_under_the_name_of_one_that_goes(job: WatchedJob)
     before = job.get()
     assert before is not None
     job.delete()
-    wait_until(lambda: job.get() is None, "the job is gone")
+    wait_until(lambda: not job.let_pods_go() and job.get() is None, "the job is gone")
     job.create(SMALL)
     job.wait_for_pods()
     after = job.get()

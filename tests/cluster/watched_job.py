@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tandem_core.coordination.keys import JobKeys
@@ -135,6 +136,14 @@ class WatchedJob:
         for pod in self.pods(component):
             name = pod["metadata"]["name"]
             self.edit({"status": {"phase": phase, **status}}, POD, name, "status")
+
+    def let_pods_go(self) -> bool:
+        """Confirm the end of pods that are to go, as their kubelet would; whether there were any."""
+        going = [name for (_, name), pod in self.objects((POD,)).items() if "deletionTimestamp" in pod["metadata"]]
+        for name in going:
+            with suppress(Refused):
+                self.api.request("DELETE", POD.path(self.namespace, name), {"gracePeriodSeconds": 0})
+        return bool(going)
 
     def jobs(self) -> dict[str, Object]:
         """The Jobs of the job by the kind of their pods."""
