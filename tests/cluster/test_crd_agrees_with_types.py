@@ -27,7 +27,6 @@ def api(crd: Path) -> Iterator[Api]:
 
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize=EXAMPLES == 300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

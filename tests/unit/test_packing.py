@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tandem_core.batches import TrainingBatch
 from tandem_trainer.packing import Minibatch, PackingLimits, pack_batch, place_in_rows, share_sequences, split_groups
@@ -45,7 +45,6 @@ limits_strategy = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(lengths_strategy, limits_strategy, st.integers(1, 3))
 def test_every_label_is_in_exactly_one_place_with_its_values(
     lengths: list[int], limits: PackingLimits, minibatches: int
@@ -72,7 +71,6 @@ def test_every_label_is_in_exactly_one_place_with_its_values(
     assert learnt == batch.loss_mask.sum()
 
 
-@settings(deadline=None)
 @given(lengths_strategy, limits_strategy)
 def test_all_ranks_do_the_same_number_of_passes_of_the_same_shape(lengths: list[int], limits: PackingLimits) -> None:
     ranks = pack_all(make_batch(lengths), limits)
@@ -83,7 +81,6 @@ def test_all_ranks_do_the_same_number_of_passes_of_the_same_shape(lengths: list[
         assert minibatch.rows == 1 or minibatch.rows * minibatch.row_length <= limits.tokens_per_microbatch
 
 
-@settings(deadline=None)
 @given(lengths_strategy, limits_strategy)
 def test_sequences_of_a_row_stand_apart(lengths: list[int], limits: PackingLimits) -> None:
     for minibatch in pack_batch(make_batch(lengths), limits, 0):

@@ -155,7 +155,7 @@ def carry_out(plan: FetchPlan, publication: Publication) -> bytearray:
     return received
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(publications() | parallel_layouts(), st.sampled_from([8, 64, 100, 1 << 20]), st.integers(0, 6))
 def test_the_assembled_tensors_equal_the_originals(publication: Publication, bucket_bytes: int, pod: int) -> None:
     manifest = publication.manifest
@@ -175,7 +175,7 @@ def test_the_assembled_tensors_equal_the_originals(publication: Publication, buc
         np.testing.assert_array_equal(assembled[name], tensor)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(publications() | parallel_layouts(), st.sampled_from([8, 64, 100, 1 << 20]))
 def test_every_byte_is_fetched_once_and_nothing_a_local_rank_holds(publication: Publication, bucket_bytes: int) -> None:
     manifest, pods = publication.manifest, publication.pods_of_ranks
@@ -195,7 +195,7 @@ def test_every_byte_is_fetched_once_and_nothing_a_local_rank_holds(publication: 
     assert len(writes) - len(wanted) <= 63 * len(plan.remote), "more than padding is fetched beside"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(publications(), st.integers(1, 4), st.data())
 def test_only_boxes_that_intersect_the_region_are_taken(
     publication: Publication, parts: int, data: st.DataObject
@@ -238,7 +238,7 @@ def loads_of(plan: FetchPlan) -> Counter[int]:
     return loads
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parallel_layouts(experts=False), st.sampled_from([64, 1024]), st.text(max_size=8))
 def test_data_parallel_replicas_give_the_same_but_for_one_bucket(
     publication: Publication, bucket_bytes: int, pod: str
@@ -251,7 +251,7 @@ def test_data_parallel_replicas_give_the_same_but_for_one_bucket(
         assert max(given_by_holders) - min(given_by_holders) <= max(bucket_bytes, largest_box(plan))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parallel_layouts(), st.text(max_size=8))
 def test_no_rank_gives_much_more_than_its_fair_share(publication: Publication, pod: str) -> None:
     """Experts have other replicas than the rest: a rank that gives much of the one is asked for less of the other."""
