@@ -19,7 +19,7 @@ demo: $(SETUP) ## Train a small model by reinforcement learning on this machine 
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
 test: $(SETUP) cluster-build ## Run all tests, two at a time
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
 	$(BIN)/pytest tests/gpu
