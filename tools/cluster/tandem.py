@@ -1,6 +1,7 @@
 """Tandem on the test cluster, as a user sees it: through kubectl."""
 
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -115,6 +116,13 @@ class AppliedJob:
             timeout_seconds,
         )
         return dict(found)
+
+    @property
+    def trained_iteration(self) -> int:
+        """The last one, by the replay buffer: also known while no operator writes the status."""
+        with sqlite3.connect(f"file:{self.replay_buffer}?mode=ro", uri=True) as database:
+            query = "select max(iteration) from batches where trained_at is not null"
+            return int(database.execute(query).fetchone()[0] or 0)
 
     @property
     def replay_buffer(self) -> Path:

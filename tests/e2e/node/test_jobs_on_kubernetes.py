@@ -55,6 +55,16 @@ def kill_operator(job: AppliedJob) -> None:
     job.kubernetes.wait(lambda: holder() not in ("", former), "another operator is active", 60)
 
 
+def take_operators_away(job: AppliedJob) -> None:
+    """For more than an iteration: the phases follow each other without them."""
+    system = Kubernetes(job.kubernetes.cluster)
+    system.kubectl("scale", "deployment/tandem-operator", "--replicas=0")
+    job.kubernetes.wait(lambda: not system.pods("app.kubernetes.io/name=tandem-operator"), "no operator is left", 60)
+    former = job.trained_iteration
+    job.kubernetes.wait(lambda: job.trained_iteration >= former + 2, "two iterations without an operator", 60)
+    system.kubectl("scale", "deployment/tandem-operator", "--replicas=2")
+
+
 STRIKES: dict[str, Callable[[AppliedJob], None]] = {
     "the trainer container": lambda job: kill_in_hybrid_pod(job, "torch.distributed.run"),
     "the sidecar": lambda job: kill_in_hybrid_pod(job, "tandem_sidecar"),
@@ -64,6 +74,7 @@ STRIKES: dict[str, Callable[[AppliedJob], None]] = {
     "kubelet": kill_kubelet,
     "the operator": kill_operator,
     "etcd": lambda job: kill_process(job, "--data-dir=/var/lib/etcd/data"),
+    "both operators, for two iterations": take_operators_away,
 }
 
 
