@@ -6,7 +6,7 @@ PYTHON ?= $(shell tools/find-python)
 EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test verify generate lock clean test-gpu ablations chaos cluster-build cluster cluster-down
+.PHONY: help setup demo test strikes verify generate lock clean test-gpu ablations chaos cluster-build cluster cluster-down
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -19,7 +19,10 @@ demo: $(SETUP) ## Train a small model by reinforcement learning on this machine 
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
 test: $(SETUP) cluster-build ## Run all tests, two at a time
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not long'
+
+strikes: $(SETUP) cluster-build ## Kill every part of jobs on a real Kubernetes of two nodes (10 minutes)
+	$(BIN)/pytest -m long tests/e2e/node
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
 	$(BIN)/pytest tests/gpu

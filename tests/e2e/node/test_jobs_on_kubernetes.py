@@ -93,7 +93,7 @@ def check_end(job: AppliedJob, file: Path, iterations: int) -> None:
     assert list(check_samples(job.replay_buffer, load_job(file, [f"spec.iterations={iterations}"]))) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_jobs_train_to_the_end_while_all_parts_of_one_are_killed_in_turn(
     kubernetes: Kubernetes, small_job: Path
@@ -111,7 +111,7 @@ def test_two_jobs_train_to_the_end_while_all_parts_of_one_are_killed_in_turn(
     check_end(beside, EXAMPLE, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_job_goes_on_after_the_node_of_its_hybrid_pod_is_lost(kubernetes: Kubernetes, small_job: Path) -> None:
     job = apply_job(kubernetes, small_job, "moving", iterations=2000, elastic=None)
