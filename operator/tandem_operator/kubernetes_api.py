@@ -113,6 +113,12 @@ class KubernetesApi:
                 return None
             raise
 
+    async def list_objects(self, kind: Kind, namespace: str, selector: str) -> list[KubernetesObject]:
+        """The objects in `namespace` with these labels, as the API server has them now."""
+        _, answer = await self._request("GET", kind, kind.path(namespace), {"labelSelector": selector})
+        items: list[KubernetesObject] = answer["items"]
+        return items
+
     async def list_uids(self, kind: Kind, namespace: str, selector: str) -> tuple[set[str], int]:
         """uids of the objects in `namespace` (empty: in all), and the resourceVersion at which that was so."""
         metadata_only = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -10,6 +10,7 @@ from tandem_core.job import RLJob, RLJobStatus
 
 from tandem_operator.apply import ObjectWriter
 from tandem_operator.build import KubernetesObject, build_objects
+from tandem_operator.build.names import JOB_LABEL
 from tandem_operator.etcd_access import apply_job_access, delete_job, derive_password
 from tandem_operator.kubernetes_api import ApiProblem, KubernetesApi
 from tandem_operator.memory import JobMemory, keep_token
@@ -21,11 +22,12 @@ from tandem_operator.plan.failures import Trouble
 from tandem_operator.plan.job import Plan, plan_job
 from tandem_operator.plan.objects import Builder
 from tandem_operator.plan.pace import plan_pace
+from tandem_operator.plan.stage import lacks_last_words
 from tandem_operator.plan.status import plan_status
 from tandem_operator.plan.troubles import find_troubles
 from tandem_operator.plan.turns import Turn, find_turns
 from tandem_operator.publish import Publisher, dump_status
-from tandem_operator.resources import RLJOB, WORKLOADS, JobKey, ObjectKey, object_key
+from tandem_operator.resources import POD, RLJOB, WORKLOADS, JobKey, ObjectKey, object_key
 from tandem_operator.settings import OperatorSettings, build_settings
 
 log = structlog.get_logger()
@@ -58,6 +60,10 @@ class Reconciler:
         if memory is None:
             return None
         observed = await observe_job(self._cache, self._store, memory, key)
+        if lacks_last_words(observed):
+            for body in await self._api.list_objects(POD, key.namespace, f"{JOB_LABEL}={key.name}"):
+                self._cache.take_pod(None, body)
+            observed = await observe_job(self._cache, self._store, memory, key)
         now = datetime.now(UTC)
         plan = plan_job(observed, self._builder(observed, memory), self._settings.grace_period_seconds, now)
         if plan.removal is not None and await self._remove(observed, plan):

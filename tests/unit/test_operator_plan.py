@@ -16,8 +16,10 @@ from tandem_operator.observe.observed import Observed
 from tandem_operator.observe.pods import Pod
 from tandem_operator.observe.records import Records
 from tandem_operator.plan.conditions import plan_conditions
+from tandem_operator.plan.failures import Trouble
 from tandem_operator.plan.job import Plan, plan_job
-from tandem_operator.plan.stage import Stage
+from tandem_operator.plan.pace import plan_pace
+from tandem_operator.plan.stage import Stage, lacks_last_words
 from tandem_operator.plan.status import plan_status
 from tandem_operator.plan.turns import find_turns
 from tandem_operator.resources import FINALIZER, JOB, JobKey, ObjectKey, object_key
@@ -213,6 +215,26 @@ def test_a_job_expires_after_its_time() -> None:
     ended = replace(NEW, job=JOB_SPEC.model_copy(update={"spec": spec}), status=status)
     assert not plan(ended).expire
     assert plan_job(ended, build, GRACE, NOW + timedelta(seconds=1)).expire
+
+
+def test_a_job_whose_end_is_not_told_yet_is_looked_at_again_to_expire() -> None:
+    spec = JOB_SPEC.spec.model_copy(update={"ttl_seconds_after_finished": 10})
+    failed = child("master", "Failed", reason="BackoffLimitExceeded")
+    ended = replace(RUNNING, job=JOB_SPEC.model_copy(update={"spec": spec}), children={failed.key: failed})
+    made = plan(ended)
+    assert not made.expire
+    assert plan_pace(ended, made, [], None, NOW, jobs=1) == 10.0
+    assert plan_pace(ended, made, [], 0.5, NOW, jobs=1) == 0.5
+
+
+def test_a_failed_job_is_asked_for_its_pods_words_until_they_are_told() -> None:
+    failed = child("master", "Failed", reason="BackoffLimitExceeded")
+    ended = replace(RUNNING, children={failed.key: failed})
+    assert lacks_last_words(ended)
+    words = Trouble(Reason.CONTAINER_FAILED, "boom", blocks=False, ended_at=NOW)
+    assert not lacks_last_words(replace(ended, pods=(replace(pod("master"), troubles=(words,)),)))
+    told = Condition(type="Failed", status="True", reason="BackoffLimitExceeded", last_transition_time=NOW)
+    assert not lacks_last_words(replace(ended, status=RLJobStatus(conditions=[told])))
 
 
 def test_the_time_of_a_condition_changes_with_its_status_only() -> None:

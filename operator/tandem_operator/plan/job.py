@@ -61,7 +61,7 @@ def plan_job(observed: Observed, build: Builder, grace_seconds: float, now: date
     except OverlayError as error:
         return Plan(Stage.INVALID if ending is None else stage, str(error), ending)
     clear = stage is Stage.RESUMING and observed.records is not None and not observed.jobs
-    expires_at = _expiry(observed, ending)
+    expires_at = _expiry(observed, ending, now)
     return Plan(
         stage,
         ending=ending,
@@ -72,7 +72,7 @@ def plan_job(observed: Observed, build: Builder, grace_seconds: float, now: date
         control=_control(observed, stage, scale.draining),
         scale=scale,
         apply=objects.apply,
-        expire=expires_at is not None and now >= expires_at,
+        expire=expires_at is not None and observed.status.completion_time is not None and now >= expires_at,
         expires_at=expires_at,
     )
 
@@ -103,10 +103,9 @@ def _grace(observed: Observed, default: float) -> float:
         return default
 
 
-def _expiry(observed: Observed, ending: Ending | None) -> datetime | None:
-    """When the job is to be deleted; None: never."""
+def _expiry(observed: Observed, ending: Ending | None, now: datetime) -> datetime | None:
+    """When the job, whose end is told by then, is to be deleted; None: never."""
     seconds = observed.job.spec.ttl_seconds_after_finished if observed.job is not None else None
-    ended_at = observed.status.completion_time
-    if ending is None or seconds is None or ended_at is None:
+    if ending is None or seconds is None:
         return None
-    return ended_at + timedelta(seconds=seconds)
+    return (observed.status.completion_time or now) + timedelta(seconds=seconds)

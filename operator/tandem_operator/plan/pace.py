@@ -24,7 +24,7 @@ def plan_pace(
 ) -> float | None:
     """Seconds until then; None: only when something happens. `wait`: until the status may be written again."""
     times = [wait, _step(observed, plan, jobs), next_change(troubles, now)]
-    if plan.expires_at is not None:
+    if plan.expires_at is not None and wait is None:  # its end has to be told first
         times.append(max(0.0, (plan.expires_at - now).total_seconds()))
     return min((time for time in times if time is not None), default=None)
 

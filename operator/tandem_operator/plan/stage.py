@@ -87,6 +87,12 @@ def find_ending(observed: Observed) -> Ending | None:
     return None
 
 
+def lacks_last_words(observed: Observed) -> bool:
+    """Whether a Job is known to have failed before any of its pods is: their news come by a watch of their own."""
+    told = any(item.status == "True" and item.type == ConditionType.FAILED for item in observed.status.conditions)
+    return not told and any(child.holds("Failed") for child in observed.jobs) and last_trouble(observed) is None
+
+
 def _complete(observed: Observed, component: Component) -> bool:
     child = observed.workload(component)
     return child is not None and child.holds("Complete")
