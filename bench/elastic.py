@@ -127,7 +127,7 @@ def build_section(stretches: Sequence[Stretch], measured: Sequence[Measured]) ->
     return f"""`python -m bench.elastic`: one job of `bench/counting.yaml` with 64 groups of 8 answers and
 `tokensPerIteration: 64`; `tandem scale` adds an inference pod and removes it, in turns. {describe_machine()}
 
-| inference pods | iterations | one iteration | tokens/s of rollouts | of the loop | by the pods | most versions behind |
+| pods | iterations | one iteration | tokens/s of rollouts | of the loop | by the pods | most versions behind |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
