@@ -47,7 +47,8 @@ class BareEngine:
         }
         self._log = (model_dir / "engine.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
+            # It ends with this process, however that ends.
+            ["setpriv", "--pdeathsig=KILL", sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
             env=os.environ | environment,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -91,6 +91,12 @@ def build_contenders(folder: Path) -> dict[str, Callable[[], Sequence[str]]]:
         bundle = folder / "runc"
         write_plain_bundle(bundle)
         found["runc"] = lambda: ["runc", "run", "--bundle", str(bundle), f"tandem-bench-{next(numbers)}"]
+        if shutil.which("podman"):
+            # Its own limits on open files and processes are more than a container that this machine may be has.
+            podman = ["podman", "--root", str(folder / "podman"), "--runroot", str(folder / "podman-run")]
+            podman += ["--runtime=runc", "run", "--rm", "--network=none", "--volume=/usr:/usr:ro"]
+            podman += ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--rootfs", str(bundle / "rootfs")]
+            found["podman, with runc"] = lambda: [*podman, "/bin/true"]
     return found
 
 

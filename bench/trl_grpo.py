@@ -3,8 +3,8 @@
     python -m bench.trl_grpo [--iterations 100] [--no-write]
 
 Both start from the base model of the ablations (made first if it is not there: minutes) and learn the same problems
-with the same loss, batch, optimiser and precision (fp32). TRL trains for as long as Tandem's iterations took; start-up
-is apart for both. Both trained models are then asked the same held-out problems by the same code.
+with the same loss, batch, optimiser, precision (fp32) and threads. TRL trains for as long as Tandem's iterations took;
+start-up is apart for both. All trained models are then asked the same held-out problems by the same code.
 """
 
 import argparse
@@ -52,16 +52,16 @@ class Result:
         )
 
 
-def run_tandem(settings: Sequence[str], home: Path, spec: RLJobSpec) -> Result:
+def run_tandem(settings: Sequence[str], home: Path, spec: RLJobSpec, threads: int) -> Result:
     """The job through `tandem run`; phases follow each other without a gap, so that they are all of an iteration."""
     started = time.monotonic()
-    directory = run_job("against-trl", settings, home)
+    directory = run_job(f"against-trl-{threads}", (*settings, f"spec.hybrid.trainer.threads={threads}"), home)
     whole = time.monotonic() - started
     with open_history(next(directory.rglob("replay.sqlite"))) as history:
         iterations = history.iterations()
     phases = [sum(record.phase_seconds.values()) for record in iterations if record.iteration]
     model = next(directory.rglob("model.safetensors")).parent
-    return Result("Tandem", whole - sum(phases), tuple(phases), evaluate(model, spec))
+    return Result(_name("Tandem", threads), whole - sum(phases), tuple(phases), evaluate(model, spec))
 
 
 def run_trl(settings: Sequence[str], seconds: float, spec: RLJobSpec, threads: int) -> Result:
@@ -76,8 +76,11 @@ def run_trl(settings: Sequence[str], seconds: float, spec: RLJobSpec, threads: i
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
         whole = time.monotonic() - started
         steps = tuple(json.loads(output.splitlines()[-1]))
-        name = f"TRL, {threads} thread{'s' if threads > 1 else ''}"
-        return Result(name, whole - sum(steps), steps, evaluate(Path(directory), spec))
+        return Result(_name("TRL", threads), whole - sum(steps), steps, evaluate(Path(directory), spec))
+
+
+def _name(loop: str, threads: int) -> str:
+    return f"{loop}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 @torch.no_grad()
@@ -101,25 +104,26 @@ def evaluate(model_directory: Path, spec: RLJobSpec) -> float:
 
 
 def build_section(spec: RLJobSpec, before: float, results: Sequence[Result]) -> str:
-    """Markdown; the first result is Tandem's."""
+    """Markdown; Tandem's and TRL's results take turns."""
     rollout, rate = spec.rollout, spec.algorithm.learning_rate
-    rows = "\n".join(each.row(rollout.prompts * rollout.group_size, results[1]) for each in results)
+    answers, pairs = rollout.prompts * rollout.group_size, zip(results[::2], results[1::2], strict=True)
+    rows = "\n".join(each.row(answers, trl) for tandem, trl in pairs for each in (tandem, trl))
     return f"""`python -m bench.trl_grpo`. {describe_machine()}
 
 Model (0.5 M parameters) and problems of [the ablations](ablations.md), fp32, {rollout.prompts} prompts of
 {rollout.group_size} answers of at most {rollout.max_tokens} tokens, clipped GRPO, one update an iteration,
-learning rate {rate}. TRL trained for the {sum(results[0].step_seconds):.0f} s that Tandem's iterations took; start-up
-and end are apart.
+learning rate {rate}. TRL trained for as long as Tandem's iterations took with as many threads; start-up and end are
+apart.
 Accuracy is greedy, on held-out problems, asked by the same code; before training: {before:.3f}. One run each; the
 standard error of an accuracy is 0.02.
 
-| | answers/s | to TRL, 1 thread | median step | steps | accuracy after | start-up and end |
+| | answers/s | to TRL | median step | steps | accuracy after | start-up and end |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 TRL generates with transformers' `generate`, in the process that trains. Its vLLM modes do not work without a GPU:
 `colocate` hands weights to `model.load_weights`, which vLLM for CPU refuses after its start (weights are packed then),
-and `server` sends them by NCCL. Tandem's trainer and its engine have one thread each and take turns.
+and `server` sends them by NCCL. Tandem's trainer and its engine have so many threads each and take turns.
 """
 
 
@@ -133,8 +137,10 @@ def main() -> None:
     settings += ("spec.evaluation.every=0", "spec.evaluation.prompts=1")
     spec = load_job(JOB, settings).spec
     assert spec.model.path is not None
-    results = [run_tandem(settings, home, spec)]
-    results += [run_trl(settings, sum(results[0].step_seconds), spec, threads) for threads in (1, 2)]
+    results: list[Result] = []
+    for threads in (1, 2):
+        results.append(run_tandem(settings, home, spec, threads))
+        results.append(run_trl(settings, sum(results[-1].step_seconds), spec, threads))
     section = build_section(spec, evaluate(Path(spec.model.path), spec), results)
     print(section)
     if not options.no_write:

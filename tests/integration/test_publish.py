@@ -21,15 +21,18 @@ MIB = 1 << 20
 
 
 def build_slices(seed: int) -> list[OwnedSlice]:
-    """Whole and cut tensors, of two dtypes, contiguous and not."""
+    """Whole and cut tensors, of two dtypes, contiguous and not, in one chunk and in several with a rest."""
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn(130, 33, generator=generator)
     wide = torch.randn(16, 64, generator=generator)
+    groups = torch.randn(5, 96, 2048, generator=generator)
     return [
         OwnedSlice("embedding", (130, 33), (0, 0), embedding),
         OwnedSlice("left", (16, 64), (0, 0), wide[:, :31]),
         OwnedSlice("right", (16, 64), (0, 31), wide[:, 31:].t().contiguous().t()),
         OwnedSlice("norm", (7,), (0,), torch.randn(7, generator=generator).bfloat16()),
+        OwnedSlice("queries", (5 * 64, 2048), (0, 0), groups[:, :64]),
+        OwnedSlice("keys", (5 * 32, 2048), (0, 0), groups[:, 64:]),
     ]
 
 

@@ -42,10 +42,20 @@ class OwnedSlice:
     """Shape of the whole tensor, vocabulary padding left out."""
     start: tuple[int, ...]
     """First index of the box in each dimension."""
-    tensor: torch.Tensor
-    """The box: a view of the rank's parameter on its device where it can be, contiguous or not."""
+    view: torch.Tensor
+    """The box's elements in order, a view of the parameter; its first dimension may be split into several."""
     replica: int = 0
     """Index of the data-parallel replica (for experts: of the expert-data-parallel one); equal boxes come from each."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the box."""
+        return _join_first(self.view, len(self.global_shape))
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The box in its own shape; a view where memory order allows, else a copy."""
+        return self.view.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -66,13 +76,7 @@ class Piece:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the box."""
-        rest = len(self.global_shape) - 1
-        tail = tuple(self.view.shape[self.view.dim() - rest :])
-        return (self.view.numel() // max(1, torch.Size(tail).numel()), *tail)
-
-    def tensor(self) -> torch.Tensor:
-        """The box in its own shape; a view where memory order allows, else a copy."""
-        return self.view.reshape(self.shape)
+        return _join_first(self.view, len(self.global_shape))
 
     def load(self, box: torch.Tensor) -> None:
         """Put `box` of shape `shape` into the parameter."""
@@ -100,6 +104,12 @@ def name_parameters(
             yield from _layer_pieces(prefix, layer[2], tensor, architecture, layout)
 
 
+def _join_first(view: torch.Tensor, dimensions: int) -> tuple[int, ...]:
+    """The shape in that many dimensions: the first ones become one."""
+    tail = tuple(view.shape[view.dim() - dimensions + 1 :])
+    return (view.numel() // max(1, torch.Size(tail).numel()), *tail)
+
+
 def own_slices(pieces: Iterable[Piece], layout: Layout) -> Iterator[OwnedSlice]:
     """What this rank has to publish: no copies of tied embeddings, and uncut tensors from tensor rank 0 only.
 
@@ -109,7 +119,7 @@ def own_slices(pieces: Iterable[Piece], layout: Layout) -> Iterator[OwnedSlice]:
         if piece.copy or not (piece.cut or piece.expert or layout.tensor_rank == 0):
             continue
         replica = layout.expert_data_rank if piece.expert else layout.data_rank
-        yield OwnedSlice(piece.name, piece.global_shape, piece.start, piece.tensor(), replica)
+        yield OwnedSlice(piece.name, piece.global_shape, piece.start, piece.view, replica)
 
 
 def _outer_pieces(name: str, tensor: torch.Tensor, architecture: Architecture, layout: Layout) -> Iterator[Piece]:

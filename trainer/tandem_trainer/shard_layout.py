@@ -35,7 +35,7 @@ class Box:
     @classmethod
     def of(cls, owned: OwnedSlice) -> Self:
         """The box that `owned` fills."""
-        return cls(owned.name, owned.global_shape, owned.start, tuple(owned.tensor.shape), owned.tensor.dtype)
+        return cls(owned.name, owned.global_shape, owned.start, owned.shape, owned.view.dtype)
 
     @property
     def identity(self) -> int:
