@@ -49,6 +49,9 @@ class OperatorSettings(BaseSettings):
     etcd_dir: Path | None = None
     """Directory with what the operator shows to etcd: any of ca.crt, tls.crt, tls.key, username, password. The user
     has to have the role root: a user and a role are made for each job. Left out: etcd asks for nothing."""
+    etcd_enable_authentication: bool = False
+    """Turn authentication of etcd on where it is off, with the user root and the password in etcd_dir: for an etcd
+    that is Tandem's only."""
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to look after, separated by commas. Left out: all."""
     trainer_image: str = BuildSettings.model_fields["trainer_image"].default
