@@ -11,10 +11,12 @@ from typing import Any
 
 import kopf
 import structlog
-from tandem_core.coordination.store import Store
+from tandem_core.coordination.access import EtcdAccess
+from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.errors import TandemError
 
 from tandem_operator.election import LEASE_SECONDS, Deposed, Election, clock
+from tandem_operator.etcd_access import enable_authentication
 from tandem_operator.handlers import configure_kopf, register_handlers
 from tandem_operator.health import serve_health
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
@@ -76,6 +78,8 @@ async def _work(settings: OperatorSettings, election: Election, identity: str, s
     ):
         await _wait_for_crd(api, settings)
         queue = WorkQueue(Reconciler(settings, api, store, cache, identity).reconcile, settings.workers)
+        if settings.etcd_enable_authentication:
+            group.create_task(_secure_etcd(store.access), name="authentication of etcd")
         group.create_task(queue.run(), name="work queue")
         group.create_task(_count(cache), name="count jobs")
         group.create_task(keep_in_step(api, cache, queue.ask, settings.namespaces), name="resync")
@@ -91,6 +95,17 @@ async def _watch(settings: OperatorSettings, cache: ObjectCache, queue: WorkQueu
         namespaces=settings.namespaces,
     )
     stop.set()  # kopf takes signals for itself
+
+
+async def _secure_etcd(access: EtcdAccess) -> None:
+    """Jobs need not wait for it: their users are made before as well, and hold from when it is on."""
+    while True:
+        try:
+            if await enable_authentication(access):
+                log.info("authentication of etcd is on")
+            return
+        except EtcdUnreachable as error:
+            log.warning("authentication of etcd is not on yet: it is tried again", error=str(error))
 
 
 async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:
