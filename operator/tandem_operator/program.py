@@ -106,6 +106,7 @@ async def _secure_etcd(access: EtcdAccess) -> None:
             return
         except EtcdUnreachable as error:
             log.warning("authentication of etcd is not on yet: it is tried again", error=str(error))
+            await asyncio.sleep(COUNT_SECONDS)
 
 
 async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:
