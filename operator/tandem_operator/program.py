@@ -7,13 +7,13 @@ import signal
 import socket
 import uuid
 from collections import Counter
-from typing import Any
 
 import kopf
 import structlog
 from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.errors import TandemError
+from tandem_core.first_of import first_of
 
 from tandem_operator.election import LEASE_SECONDS, Deposed, Election, clock
 from tandem_operator.etcd_access import enable_authentication
@@ -47,7 +47,7 @@ async def run_operator(settings: OperatorSettings) -> None:
         async with serve_health(settings.port, alive=lambda: _alive(election), ready=lambda: _ready(election)) as port:
             log.info("answering", port=port, identity=identity)
             try:
-                await _first(stop.wait(), _lead(settings, election, identity, stop))
+                await first_of(stop.wait(), _lead(settings, election, identity, stop))
             finally:
                 with contextlib.suppress(TandemError):
                     await election.resign()
@@ -55,7 +55,7 @@ async def run_operator(settings: OperatorSettings) -> None:
 
 async def _lead(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:
     await election.wait()
-    await _first(_keep_or_die(election), _work(settings, election, identity, stop))
+    await first_of(_keep_or_die(election), _work(settings, election, identity, stop))
 
 
 async def _keep_or_die(election: Election) -> None:
@@ -135,16 +135,3 @@ def _alive(election: Election) -> str:
 def _ready(election: Election) -> str:
     silent = clock() - election.answered_at
     return f"the API server has not answered for {silent:.0f} s" if silent > 2 * LEASE_SECONDS else ""
-
-
-async def _first(*work: Any) -> None:
-    """Return, or raise, as the first of them does; the others are cancelled."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
