@@ -82,7 +82,8 @@ async def _work(settings: OperatorSettings, election: Election, identity: str, s
             group.create_task(_secure_etcd(store.access), name="authentication of etcd")
         group.create_task(queue.run(), name="work queue")
         group.create_task(_count(cache), name="count jobs")
-        group.create_task(keep_in_step(api, cache, queue.ask, settings.namespaces), name="resync")
+        compare = keep_in_step(api, cache, queue.ask, settings.namespaces, settings.resync_seconds)
+        group.create_task(compare, name="resync")
         group.create_task(_watch(settings, cache, queue, stop), name="watches")
 
 

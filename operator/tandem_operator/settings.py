@@ -80,6 +80,8 @@ class OperatorSettings(BaseSettings):
     """Who this replica is in the Lease; left out: its host name, and something that differs with each start."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port of /healthz, /readyz and /metrics; 0: any that is free."""
+    resync_seconds: float = Field(default=300.0, ge=1)
+    """How often all objects are compared with what the API server lists, in case a watch has missed that one went."""
     workers: int = Field(default=32, ge=1)
     """Jobs that are looked at at the same time."""
 
