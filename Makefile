@@ -22,7 +22,7 @@ test: $(SETUP) cluster-build ## Run all tests, two at a time
 	$(BIN)/pytest -m 'not long'
 
 strikes: $(SETUP) cluster-build ## Kill every part of jobs on a real Kubernetes of two nodes (10 minutes)
-	$(BIN)/pytest -m long tests/e2e/node
+	$(BIN)/pytest -m long
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
 	$(BIN)/pytest tests/gpu

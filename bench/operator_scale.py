@@ -40,6 +40,8 @@ CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 AT_A_TIME = 32
 """Jobs that are worked on at the same time: the operator's default."""
 DEADLINE_SECONDS = 600.0
+POLL_SECONDS = 1.0
+"""To list all jobs costs the API server as much as to write some of them."""
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Jobs:
         while not ready(await self.list()):
             if time.monotonic() > end:
                 raise TimeoutError(f"the jobs are not as they should be after {DEADLINE_SECONDS:.0f} s")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def list(self) -> list[KubernetesObject]:
         """All RLJobs."""

@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.ablations.runs import JOB, from_base_model, run_job
 from bench.page import describe_machine, write_section
+from bench.switches import read_run
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Result:
     startup_seconds: float
     step_seconds: tuple[float, ...]
     accuracy: float
+    parts: str = ""
+    """Where an iteration's time went; empty: not known."""
 
     def row(self, answers: int, rival: "Result") -> str:
         """Of the table; `rival` is what the rate is compared with."""
@@ -55,13 +58,17 @@ class Result:
 def run_tandem(settings: Sequence[str], home: Path, spec: RLJobSpec, threads: int) -> Result:
     """The job through `tandem run`; phases follow each other without a gap, so that they are all of an iteration."""
     started = time.monotonic()
-    directory = run_job(f"against-trl-{threads}", (*settings, f"spec.hybrid.trainer.threads={threads}"), home)
+    run = f"against-trl-{threads}"
+    directory = run_job(run, (*settings, f"spec.hybrid.trainer.threads={threads}"), home)
     whole = time.monotonic() - started
     with open_history(next(directory.rglob("replay.sqlite"))) as history:
         iterations = history.iterations()
     phases = [sum(record.phase_seconds.values()) for record in iterations if record.iteration]
     model = next(directory.rglob("model.safetensors")).parent
-    return Result(_name("Tandem", threads), whole - sum(phases), tuple(phases), evaluate(model, spec))
+    split = read_run(home, run)
+    parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in split.work.items())
+    parts += f", all the rest {split.orchestration:.2f} s"
+    return Result(_name("Tandem", threads), whole - sum(phases), tuple(phases), evaluate(model, spec), parts)
 
 
 def run_trl(settings: Sequence[str], seconds: float, spec: RLJobSpec, threads: int) -> Result:
@@ -123,7 +130,9 @@ standard error of an accuracy is 0.02.
 
 TRL generates with transformers' `generate`, in the process that trains. Its vLLM modes do not work without a GPU:
 `colocate` hands weights to `model.load_weights`, which vLLM for CPU refuses after its start (weights are packed then),
-and `server` sends them by NCCL. Tandem's trainer and its engine have so many threads each and take turns.
+and `server` sends them by NCCL. Tandem's trainer and its engine have so many threads each and take turns; with one, an
+iteration is {results[0].parts}. With so small a model it is mostly vLLM's and Megatron's work in Python,
+which transformers has less of.
 """
 
 

@@ -9,8 +9,11 @@ from etcd3aio import prefix_range_end
 from etcd3aio.auth import AuthService, PermissionType
 from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.keys import JobKeys
-from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, EtcdRefused, Store
+from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, PATIENCE_SECONDS, EtcdRefused, Store
+from tandem_core.errors import TandemError
 
+ROOT = "root"
+"""User and role that etcd asks for before it turns authentication on."""
 _EXISTS = ("user name already exists", "role name already exists")
 _MISSING = ("user name not found", "role name not found", "role is not granted")
 
@@ -22,6 +25,30 @@ def derive_password(operator: EtcdAccess, keys: JobKeys) -> str:
     job's processes until they start anew.
     """
     return hmac.new(operator.password.encode(), f"job {keys.job_uid}".encode(), "sha256").hexdigest()
+
+
+async def enable_authentication(operator: EtcdAccess) -> bool:
+    """Turn authentication on, with `operator` as its root user; whether it was off.
+
+    Waits for an etcd that is away. May be done again, and where an earlier try broke off. Raises TandemError if
+    `operator` is not root, EtcdUnreachable, EtcdRefused if it is on with another password.
+    """
+    if operator.username != ROOT:
+        raise TandemError(
+            f"etcd's authentication is turned on by a user named {ROOT}, and the operator's is {operator.username!r}: "
+            "write username and password into the directory etcd_dir, or leave etcd_enable_authentication out"
+        )
+    async with Store(operator) as store:
+        await store.wait_until_reachable(PATIENCE_SECONDS)
+        if store.token:
+            return False
+        auth = _auth(store)
+        await _change(store, lambda: auth.user_add(ROOT, operator.password, timeout=CALL_TIMEOUT_SECONDS), _EXISTS)
+        await store.call(lambda: auth.user_change_password(ROOT, operator.password, timeout=CALL_TIMEOUT_SECONDS))
+        await _change(store, lambda: auth.role_add(ROOT, timeout=CALL_TIMEOUT_SECONDS), _EXISTS)
+        await store.call(lambda: auth.user_grant_role(ROOT, ROOT, timeout=CALL_TIMEOUT_SECONDS))
+        await store.call(lambda: auth.auth_enable(timeout=CALL_TIMEOUT_SECONDS))
+        return True
 
 
 async def apply_job_access(store: Store, keys: JobKeys, password: str) -> None:

@@ -116,15 +116,15 @@ class KubernetesApi:
     async def list_objects(self, kind: Kind, namespace: str, selector: str) -> list[KubernetesObject]:
         """The objects in `namespace` with these labels, as the API server has them now."""
         _, answer = await self._request("GET", kind, kind.path(namespace), {"labelSelector": selector})
-        items: list[KubernetesObject] = answer["items"]
-        return items
+        return list(answer["items"] or ())
 
     async def list_uids(self, kind: Kind, namespace: str, selector: str) -> tuple[set[str], int]:
         """uids of the objects in `namespace` (empty: in all), and the resourceVersion at which that was so."""
         metadata_only = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
         query = {"labelSelector": selector} if selector else {}
         _, answer = await self._request("GET", kind, kind.path(namespace), query, accept=metadata_only)
-        return {item["metadata"]["uid"] for item in answer["items"]}, int(answer["metadata"]["resourceVersion"])
+        uids = {item["metadata"]["uid"] for item in answer["items"] or ()}  # null where there are none
+        return uids, int(answer["metadata"]["resourceVersion"])
 
     async def knows(self, kind: Kind) -> bool:
         """Whether the API server serves this kind."""

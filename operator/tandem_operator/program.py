@@ -7,14 +7,16 @@ import signal
 import socket
 import uuid
 from collections import Counter
-from typing import Any
 
 import kopf
 import structlog
-from tandem_core.coordination.store import Store
+from tandem_core.coordination.access import EtcdAccess
+from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.errors import TandemError
+from tandem_core.first_of import first_of
 
 from tandem_operator.election import LEASE_SECONDS, Deposed, Election, clock
+from tandem_operator.etcd_access import enable_authentication
 from tandem_operator.handlers import configure_kopf, register_handlers
 from tandem_operator.health import serve_health
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
@@ -45,7 +47,7 @@ async def run_operator(settings: OperatorSettings) -> None:
         async with serve_health(settings.port, alive=lambda: _alive(election), ready=lambda: _ready(election)) as port:
             log.info("answering", port=port, identity=identity)
             try:
-                await _first(stop.wait(), _lead(settings, election, identity, stop))
+                await first_of(stop.wait(), _lead(settings, election, identity, stop))
             finally:
                 with contextlib.suppress(TandemError):
                     await election.resign()
@@ -53,7 +55,7 @@ async def run_operator(settings: OperatorSettings) -> None:
 
 async def _lead(settings: OperatorSettings, election: Election, identity: str, stop: asyncio.Event) -> None:
     await election.wait()
-    await _first(_keep_or_die(election), _work(settings, election, identity, stop))
+    await first_of(_keep_or_die(election), _work(settings, election, identity, stop))
 
 
 async def _keep_or_die(election: Election) -> None:
@@ -76,9 +78,12 @@ async def _work(settings: OperatorSettings, election: Election, identity: str, s
     ):
         await _wait_for_crd(api, settings)
         queue = WorkQueue(Reconciler(settings, api, store, cache, identity).reconcile, settings.workers)
+        if settings.etcd_enable_authentication:
+            group.create_task(_secure_etcd(store.access), name="authentication of etcd")
         group.create_task(queue.run(), name="work queue")
         group.create_task(_count(cache), name="count jobs")
-        group.create_task(keep_in_step(api, cache, queue.ask, settings.namespaces), name="resync")
+        compare = keep_in_step(api, cache, queue.ask, settings.namespaces, settings.resync_seconds)
+        group.create_task(compare, name="resync")
         group.create_task(_watch(settings, cache, queue, stop), name="watches")
 
 
@@ -91,6 +96,18 @@ async def _watch(settings: OperatorSettings, cache: ObjectCache, queue: WorkQueu
         namespaces=settings.namespaces,
     )
     stop.set()  # kopf takes signals for itself
+
+
+async def _secure_etcd(access: EtcdAccess) -> None:
+    """Jobs need not wait for it: their users are made before as well, and hold from when it is on."""
+    while True:
+        try:
+            if await enable_authentication(access):
+                log.info("authentication of etcd is on")
+            return
+        except EtcdUnreachable as error:
+            log.warning("authentication of etcd is not on yet: it is tried again", error=str(error))
+            await asyncio.sleep(COUNT_SECONDS)
 
 
 async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:
@@ -119,16 +136,3 @@ def _alive(election: Election) -> str:
 def _ready(election: Election) -> str:
     silent = clock() - election.answered_at
     return f"the API server has not answered for {silent:.0f} s" if silent > 2 * LEASE_SECONDS else ""
-
-
-async def _first(*work: Any) -> None:
-    """Return, or raise, as the first of them does; the others are cancelled."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)

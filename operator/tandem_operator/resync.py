@@ -11,17 +11,15 @@ from tandem_operator.resources import OWNED, OWNED_SELECTOR, POD, RLJOB, JobKey
 
 log = structlog.get_logger()
 
-RESYNC_SECONDS = 300.0
-
 
 async def keep_in_step(
-    api: KubernetesApi, cache: ObjectCache, ask: Callable[[JobKey], None], namespaces: Sequence[str]
+    api: KubernetesApi, cache: ObjectCache, ask: Callable[[JobKey], None], namespaces: Sequence[str], seconds: float
 ) -> None:
-    """Compare the cache with the API server now and then, a kind at a time."""
+    """Compare the cache with the API server, a kind at a time and all of them once in so many seconds."""
     kinds = (RLJOB, POD, *OWNED)
     while True:
         for kind in kinds:
-            await asyncio.sleep(RESYNC_SECONDS / len(kinds))
+            await asyncio.sleep(seconds / len(kinds))
             try:
                 for namespace in namespaces or ("",):
                     selector = "" if kind is RLJOB else OWNED_SELECTOR

@@ -49,6 +49,9 @@ class OperatorSettings(BaseSettings):
     etcd_dir: Path | None = None
     """Directory with what the operator shows to etcd: any of ca.crt, tls.crt, tls.key, username, password. The user
     has to have the role root: a user and a role are made for each job. Left out: etcd asks for nothing."""
+    etcd_enable_authentication: bool = False
+    """Turn authentication of etcd on where it is off, with the user root and the password in etcd_dir: for an etcd
+    that is Tandem's only."""
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to look after, separated by commas. Left out: all."""
     trainer_image: str = BuildSettings.model_fields["trainer_image"].default
@@ -77,6 +80,8 @@ class OperatorSettings(BaseSettings):
     """Who this replica is in the Lease; left out: its host name, and something that differs with each start."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port of /healthz, /readyz and /metrics; 0: any that is free."""
+    resync_seconds: float = Field(default=300.0, ge=1)
+    """How often all objects are compared with what the API server lists, in case a watch has missed that one went."""
     workers: int = Field(default=32, ge=1)
     """Jobs that are looked at at the same time."""
 

@@ -79,7 +79,7 @@ def operator_program(
 def operator(operator_program: OperatorProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A running operator for all tests; its log."""
     log = tmp_path_factory.mktemp("running") / "operator.log"
-    with operator_program.run(log, "--pod-monitor", "--grace-period-seconds=30"):
+    with operator_program.run(log, "--pod-monitor", "--grace-period-seconds=30", "--resync-seconds=3"):
         wait_until(lambda: "this is the active operator" in log.read_text(), f"the operator leads: {log}")
         yield log
     print(log.read_text()[-20_000:])

@@ -112,6 +112,8 @@ class ControlPlane:
             "use-service-account-credentials": "false",
             "node-monitor-period": "1s",
             "node-monitor-grace-period": "12s",
+            "kube-api-qps": "500",  # as on large clusters: the default removes 20 objects a second
+            "kube-api-burst": "1000",
         }
         self.services.start("kube-controller-manager", [self._program("kube-controller-manager"), *_flags(manager)])
         self.services.start("kube-scheduler", [self._program("kube-scheduler"), *_flags(shared)])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from . import cgroups
+from . import cgroups, runc_with_order
 from .images import PAUSE_IMAGE, machine_folders
 from .layout import BRIDGE, CLUSTER_ADDRESS, POD_NETWORKS, NodeLayout, control_plane_directory, load_groups
 from .programs import FAKEGPU, NODE, find_programs
@@ -116,8 +116,11 @@ def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "pods.conflist").write_text(json.dumps(network))
     _write_container_spec(node.directory / "container.json", programs)
+    runc = node.directory / "runc"
+    runc.write_text(f'#!/bin/sh\nexec {sys.executable} -ISP {Path(runc_with_order.__file__)} {programs}/runc "$@"\n')
+    runc.chmod(0o755)
     config = node.directory / "containerd.toml"
-    config.write_text(build_containerd_config(node, programs))
+    config.write_text(build_containerd_config(node, programs, runc))
     services.start("containerd", [str(programs / "containerd"), "--config", str(config)])
     ctr = [str(programs / "ctr"), "--address", _SOCKET, "--namespace", "k8s.io"]
     wait_until(
@@ -137,7 +140,7 @@ def _write_container_spec(file: Path, programs: Path) -> None:
     file.write_text(json.dumps(spec))
 
 
-def build_containerd_config(node: NodeLayout, programs: Path) -> str:
+def build_containerd_config(node: NodeLayout, programs: Path, runc: Path) -> str:
     """restrict_oom_score_adj: root may lack CAP_SYS_RESOURCE (as in a container), and then no pod would start."""
     return f"""
 version = 3
@@ -157,7 +160,7 @@ cdi_spec_dirs = ["/run/cdi"]
 runtime_type = "io.containerd.runc.v2"
 base_runtime_spec = "{node.directory}/container.json"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-BinaryName = "{programs}/runc"
+BinaryName = "{runc}"
 SystemdCgroup = false
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["{programs}"]

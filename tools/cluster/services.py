@@ -14,7 +14,10 @@ _PAUSE_SECONDS = 0.5
 
 
 class Services:
-    """Each service writes to `<logs>/<name>.log`. A context manager: at its end all are killed, and gone."""
+    """Each service writes to `<logs>/<name>.log`. A context manager: at its end all are killed, and gone.
+
+    They also end if this process is killed.
+    """
 
     def __init__(self, logs: Path, *, restart: bool = True) -> None:
         self._logs = logs
@@ -61,7 +64,11 @@ class Services:
     def _launch(self, name: str, command: list[str], fds: tuple[int, ...]) -> None:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
+                ["setpriv", "--pdeathsig=KILL", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
             )
 
     def _keep(self, name: str, command: list[str], fds: tuple[int, ...], off_switch: Path | None) -> None:

@@ -19,6 +19,7 @@ from tandem_core.coordination.mirror import Mirror
 from tandem_core.coordination.records import Ack, Control, EngineState, Member, PhaseRecord, Record, Role
 from tandem_core.coordination.store import PATIENCE_SECONDS, Store
 from tandem_core.errors import TandemError
+from tandem_core.first_of import first_of
 from tandem_core.phases import Phase
 
 from tandem_trainer.event_loop_thread import EventLoopThread
@@ -172,9 +173,7 @@ class Coordination:
             iteration = await self._phases.wait_for(_iteration_to_drain, None)
             async with Mirror(self.store, self.keys.ack(iteration, Phase.DRAINING, engine), Ack) as self._engine:
                 self._notify()
-                following = asyncio.create_task(self._forward(self._engine))
-                leaving = asyncio.create_task(self._phases.wait_for(_leaves(iteration), None))
-                await _first_of(following, leaving)
+                await first_of(self._forward(self._engine), self._phases.wait_for(_leaves(iteration), None))
             self._engine = None
             self._notify()
 
@@ -245,18 +244,6 @@ def _iteration_to_drain(phases: Mapping[str, PhaseRecord]) -> int | None:
 
 def _leaves(iteration: int) -> Callable[[Mapping[str, PhaseRecord]], bool]:
     return lambda phases: _iteration_to_drain(phases) != iteration
-
-
-async def _first_of(*tasks: asyncio.Task[Any]) -> None:
-    """Return when the first task has ended, with its error if it has one; the others are cancelled."""
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 def _reason(error: BaseException | None) -> BaseException | None:

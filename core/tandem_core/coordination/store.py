@@ -129,6 +129,9 @@ class Store:
         except EtcdPermissionDeniedError as error:
             if not self.access.username:  # etcd took the certificate's common name for a user
                 raise self._asks_for_user() from error
+            if token == "":  # authentication was off, and is on now: the same
+                await self._authenticate(token)
+                raise _StaleToken(str(error)) from error
             raise EtcdRefused(
                 f"etcd at {self.access.endpoints} does not let user {self.access.username!r} do this ({error}): a "
                 "job's user reaches only the keys of its own job; the operator's must have the role root"

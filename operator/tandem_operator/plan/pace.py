@@ -14,7 +14,7 @@ READS_PER_SECOND = 200
 """Most times in a second that etcd is asked for all jobs together."""
 BUSY_SECONDS = 1.0
 IDLE_SECONDS = 30.0
-"""For a job without pods: only its records could be news."""
+"""For a job without a pod that is at work: nobody writes its records."""
 STEP_SECONDS = 1.0
 """While a job stops, goes or begins anew."""
 
@@ -38,7 +38,8 @@ def _step(observed: Observed, plan: Plan, jobs: int) -> float | None:
                 return 5 * STEP_SECONDS
             if observed.job is not None and waits_for_queue(observed, observed.job):
                 return STEP_SECONDS
-            return max(BUSY_SECONDS, jobs / READS_PER_SECOND) if observed.working_pods else IDLE_SECONDS
+            at_work = observed.records.begun or any(pod.ready for pod in observed.pods)
+            return max(BUSY_SECONDS, jobs / READS_PER_SECOND) if at_work else IDLE_SECONDS
         case Stage.SUSPENDED:
             return STEP_SECONDS if observed.pods else None
         case _:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +92,27 @@ def wait_until_whole(job: AppliedJob, former: int) -> None:
 def check_end(job: AppliedJob, file: Path, iterations: int) -> None:
     """Every sample is trained once, none is lost."""
     assert list(check_samples(job.replay_buffer, load_job(file, [f"spec.iterations={iterations}"]))) == []
+
+
+@pytest.mark.timeout(600)
+def test_inference_pods_come_when_rollouts_lag_and_go_after_or_as_they_are_told(
+    kubernetes: Kubernetes, small_job: Path
+) -> None:
+    job = apply_job(kubernetes, small_job, "elastic", iterations=2000, elastic={"max": 1, "targetSeconds": 0.05})
+    kubernetes.wait(lambda: job.is_ready("inference"), "an inference pod came, as rollouts take too long", 240)
+    change_elastic(job, targetSeconds=1000)
+    kubernetes.wait(lambda: not job.pods("inference"), "it went, as it is not needed", 240)
+    change_elastic(job, scaler="external")
+    kubernetes.kubectl("scale", "rljob", job.name, "--replicas=1")
+    kubernetes.wait(lambda: job.is_ready("inference"), "a pod that kubectl scale asks for", 120)
+    kubernetes.kubectl("scale", "rljob", job.name, "--replicas=0")
+    kubernetes.wait(lambda: not job.pods("inference"), "it went, as kubectl scale says", 120)
+    finish(job, small_job)
+
+
+def change_elastic(job: AppliedJob, **fields: Any) -> None:
+    change = json.dumps({"spec": {"elastic": fields}})
+    job.kubernetes.kubectl("patch", "rljob", job.name, "--type=merge", "--patch", change)
 
 
 @pytest.mark.long
