@@ -51,8 +51,9 @@ verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/python -m tandem_operator.generate --check
 	tools/check-tree
 
-generate: $(SETUP) ## Write the CRD and the reference pages anew
+generate: $(SETUP) ## Write CRD, chart, manifests and the reference pages anew
 	$(BIN)/python -m tandem_operator.generate
+	$(BIN)/python -m tools.chart
 
 LOCK = $(BIN)/uv pip compile -q pyproject.toml $(addprefix --extra ,$(EXTRAS)) --generate-hashes --python-version 3.12 --no-header --no-annotate
 lock: $(SETUP) ## Resolve the dependencies anew
