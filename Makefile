@@ -49,6 +49,7 @@ verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/mypy core operator trainer sidecar rollout sandbox local bench tools
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
+	$(BIN)/python -m tools.chart --check
 	tools/check-tree
 
 generate: $(SETUP) ## Write CRD, chart, manifests and the reference pages anew
