@@ -40,6 +40,9 @@ NODES ?= 1
 cluster: cluster-build ## Start a real Kubernetes on this machine, in namespaces of its own (NODES=2: two nodes)
 	$(BIN)/python -m tools.cluster up --nodes $(NODES)
 
+images: ## Build the images of all parts for CPUs, by buildah and without a registry (PARTS="operator rollout": some)
+	images/build $(PARTS)
+
 cluster-down: ## End it, without a trace
 	$(BIN)/python -m tools.cluster down
 
