@@ -6,7 +6,7 @@ PYTHON ?= $(shell tools/find-python)
 EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test strikes verify generate lock clean test-gpu ablations chaos cluster-build cluster cluster-down
+.PHONY: help setup demo test strikes verify generate images lock clean test-gpu ablations chaos cluster-build cluster cluster-down
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
