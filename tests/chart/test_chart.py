@@ -184,6 +184,18 @@ def test_a_wrong_value_is_refused(setting: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_null_is_as_good_as_left_out() -> None:
+    nothing = (
+        "namespaces=null",
+        "settings=null",
+        "test.spec=null",
+        "images.pullSecrets=null",
+        "operator.tolerations=null",
+    )
+    rendered = [each for each in yaml.safe_load_all(render_chart([*TRIAL, *nothing])) if each]
+    assert rendered == render("trial")
+
+
 def test_helm_finds_nothing_to_say() -> None:
     done = run_helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout + done.stderr

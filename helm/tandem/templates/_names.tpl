@@ -127,7 +127,7 @@ tolerations:
 {{- with .Values.namespaces }}{{ $_ := set $settings "namespaces" (join "," .) }}{{ end -}}
 {{- if .Values.monitoring.enabled }}{{ $_ := set $settings "pod_monitor" true }}{{ end -}}
 {{- with .Values.monitoring.namespace }}{{ $_ := set $settings "monitoring_namespace" . }}{{ end -}}
-{{- toYaml (merge $settings .Values.settings) -}}
+{{- toYaml (merge $settings (.Values.settings | default dict)) -}}
 {{- end -}}
 
 {{/* The names in the certificate of etcd's members, separated by spaces. Wildcards would need reverse lookups. */}}
