@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tandem_operator.generate.chart import render_chart_crd, render_rules, render_values, render_values_schema
 from tandem_operator.generate.reference import render_reference
+from tandem_operator.generate.sandbox import SANDBOX_FILES
 from tandem_operator.generate.troubleshooting import render_troubleshooting
 
 FILES: dict[str, Callable[[], str]] = {
@@ -14,6 +15,7 @@ FILES: dict[str, Callable[[], str]] = {
     "helm/tandem/files/rules.yaml": render_rules,
     "helm/tandem/values.yaml": render_values,
     "helm/tandem/values.schema.json": render_values_schema,
+    **SANDBOX_FILES,
     "docs/reference/rljob.md": render_reference,
     "docs/troubleshooting.md": render_troubleshooting,
 }
