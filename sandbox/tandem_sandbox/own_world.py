@@ -76,6 +76,8 @@ def _alive(parent: int) -> bool:
 
 
 def _be_first(serve: Callable[[], int]) -> int:
+    # Not for the process outside, whose number this /proc does not have: `kubectl exec` shows what it sees.
+    os.unshare(os.CLONE_NEWNS)
     try:
         mount("proc", Path("/proc"), "proc", MountFlag(0))
     except PermissionError as error:
