@@ -83,10 +83,8 @@ def _be_first(serve: Callable[[], int]) -> int:
     except PermissionError as error:
         print(f"the sandbox cannot start: {error}; {_PROC_IS_COVERED}", file=sys.stderr)
         return 1
-    if _HYBRID_V2.is_mount():
-        mount(
-            "tmpfs", _HYBRID_V2, "tmpfs", SAFE
-        )  # crun refuses hybrid layouts; what it does not see does not bother it
+    if _HYBRID_V2.is_mount():  # crun refuses hybrid layouts; what it does not see does not bother it
+        mount("tmpfs", _HYBRID_V2, "tmpfs", SAFE)
     child = os.fork()
     if child == 0:
         end_with_parent()

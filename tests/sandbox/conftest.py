@@ -29,6 +29,10 @@ from .ordinary_user import USER, as_ordinary_user
 _SET_UP = Path(__file__).parents[2] / "tools" / "set-up-sandbox"
 TOKEN = "a token for tests"
 BOTH_KINDS = pytest.mark.parametrize("sandbox", ["root", "user"], indirect=True, scope="session")
+BOTH_KINDS_LONG = pytest.mark.parametrize(
+    "sandbox", ["root", pytest.param("user", marks=pytest.mark.long)], indirect=True, scope="session"
+)
+"""Where the ordinary user's takes much time and differs in little."""
 RUNC_CAPABILITIES = ("SYS_PTRACE", "SYS_CHROOT")
 """What runc needs beside."""
 

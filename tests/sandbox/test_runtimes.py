@@ -11,6 +11,7 @@ from tandem_core.sandbox.messages import MEBIBYTE, File, Limits, RunRequest, Sou
 
 from .conftest import RUNC_CAPABILITIES, TOKEN, RunningSandbox, wait_until
 
+pytestmark = pytest.mark.long
 LIMITS = Limits(cpu_seconds=1, memory_bytes=128 * MEBIBYTE, processes=32, output_bytes=MEBIBYTE)
 PROGRAMS = {
     "print(open('in.txt').read() + input())": {Verdict.OK},

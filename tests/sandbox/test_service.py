@@ -22,9 +22,9 @@ from tandem_core.sandbox.messages import (
     Verdict,
 )
 
-from .conftest import BOTH_KINDS, TOKEN, RunningSandbox, wait_until
+from .conftest import BOTH_KINDS_LONG, TOKEN, RunningSandbox, wait_until
 
-pytestmark = BOTH_KINDS
+pytestmark = BOTH_KINDS_LONG
 
 ADD = {
     "python": "print(sum(map(int, input().split())))",

@@ -26,6 +26,7 @@ from tandem_operator.generate.sandbox import NAME, POOL, POOL_LABEL
 
 from tools.cluster.tandem import Kubernetes, install_sandbox
 
+pytestmark = pytest.mark.long
 ADDRESS = f"http://{NAME}.{NAME}.svc:{SANDBOX_PORT}"
 ASK = """
 import sys, urllib.request
