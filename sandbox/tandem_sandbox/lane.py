@@ -14,6 +14,7 @@ from tandem_sandbox.files_out import read_outputs
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.job import ContainerError, Job, Outcome
 from tandem_sandbox.mounts import SAFE, MountFlag, mount, unmount
+from tandem_sandbox.own_view import OwnView
 from tandem_sandbox.processes import descend
 from tandem_sandbox.run_watch import Stop
 from tandem_sandbox.runtime import Runtime
@@ -28,6 +29,7 @@ class Lane:
         self._runtime = runtime
         self._group = group
         self._container: Container | None = None
+        self._view = OwnView(places.folder / "view")
         self._names = (f"lane{places.number}-{count}" for count in itertools.count())
         self.image: Image | None = None
         """The image whose container waits here."""
@@ -45,7 +47,8 @@ class Lane:
         self.empty()
         try:
             self._group.clean()
-            self._container = Container.start(image, self._places, self._runtime, next(self._names))
+            shown = self._view.show(image)
+            self._container = Container.start(shown, self._places, self._runtime, next(self._names))
             # Now and not when there is a job: it takes the kernel 10 ms to be sure that nobody else moves processes.
             # gVisor's kernel has more processes already.
             for process in descend(self._container.first_process):
