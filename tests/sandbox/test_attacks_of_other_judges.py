@@ -52,7 +52,6 @@ async def said_by_c(client: SandboxClient, body: str) -> str:
 # DMOJ judge-server: testsuite/
 
 
-@pytest.mark.parametrize("call", ["open(PATH, O_RDONLY)", "syscall(SYS_openat, AT_FDCWD, PATH, O_RDONLY)"])
 @pytest.mark.parametrize(
     ("name", "path", "error"),
     [
@@ -63,15 +62,17 @@ async def said_by_c(client: SandboxClient, body: str) -> str:
     ],
 )
 async def test_dmoj_strange_paths_are_errors_of_the_program(
-    attacked: SandboxClient, name: str, path: str, error: str, call: str
+    attacked: SandboxClient, name: str, path: str, error: str
 ) -> None:
     body = f"""
 char long_name[8192]; memset(long_name, 'a', sizeof long_name - 1); long_name[8191] = 0;
 for (int i = 0; i < 8191; i += 200) long_name[i] = '/';
-int file = {call.replace("PATH", path)};
+int file = open({path}, O_RDONLY);
+printf("%d %d ", file, errno == {error});
+errno = 0; file = syscall(SYS_openat, AT_FDCWD, {path}, O_RDONLY);
 printf("%d %d", file, errno == {error});
 """
-    assert await said_by_c(attacked, body) == "-1 1", name
+    assert await said_by_c(attacked, body) == "-1 1 -1 1", name
 
 
 async def test_dmoj_sandbox_nasm64_kill_judge(attacked: SandboxClient) -> None:
@@ -122,11 +123,13 @@ async def test_dmoj_helloworld_c_signal_ir(attacked: SandboxClient) -> None:
     assert (result.verdict, result.exit_code, result.stdout) == (Verdict.RE, 1, "caught\n"), result
 
 
+@pytest.mark.long
 async def test_dmoj_helloworld_cpp_ole(attacked: SandboxClient) -> None:
     result = await attacked.run(c(f"{HEADERS}\nint main(void) {{ for (;;) putchar('a'); }}"))
     assert result.verdict == Verdict.OLE, result
 
 
+@pytest.mark.long
 async def test_dmoj_helloworld_cpp_compiler_ole(attacked: SandboxClient) -> None:
     lines = "\n".join(f"int f{n} = ; // {'x' * 200}" for n in range(9000))
     result = await attacked.run(c(f"{lines}\nint main(void) {{ return 0; }}"))
@@ -192,14 +195,14 @@ async def test_qduoj_integration_gcc_random(attacked: SandboxClient) -> None:
 async def test_qduoj_integration_cpp_meta(attacked: SandboxClient) -> None:
     code = """
 template <int n, int tag> struct Slow {
-  enum { value = Slow<n - 1, 2 * tag>::value + Slow<n - 1, 2 * tag + 1>::value };
+  static const int value = Slow<n - 1, 2 * tag>::value + Slow<n - 1, 2 * tag + 1>::value;
 };
-template <int tag> struct Slow<0, tag> { enum { value = 1 }; };
+template <int tag> struct Slow<0, tag> { static const int value = 1; };
 int main() { return Slow<26, 1>::value; }
 """
     result = await attacked.run(RunRequest(source=Source(language="cpp", code=code)))
     assert result.verdict == Verdict.CE, result
-    assert "the compiler: it" in result.stderr, result
+    assert any(words in result.stderr for words in ("of memory", "of processor time")), result
 
 
 async def test_qduoj_integration_memory1_and_memory3(attacked: SandboxClient) -> None:
@@ -240,12 +243,14 @@ async def test_qduoj_integration_stdout_and_stderr(attacked: SandboxClient) -> N
 # epicbox: tests/test_sandboxes.py
 
 
+@pytest.mark.long
 async def test_epicbox_run_cpu_timeout_counts_time_in_the_kernel(attacked: SandboxClient) -> None:
     result = await attacked.run(RunRequest(command=("sh", "-c", "cat /dev/urandom > /dev/null"), limits=QUICK))
     assert result.verdict == Verdict.TLE, result
     assert result.cpu_seconds <= 1.05
 
 
+@pytest.mark.long
 async def test_epicbox_run_memory_limit(attacked: SandboxClient) -> None:
     assert (await attacked.run(python("[1] * 10 ** 8"))).verdict == Verdict.MLE
 
@@ -298,6 +303,7 @@ for folder in folders:
         assert await said(attacked, code) == "['/dev/shm', '/tmp', '/work']"
 
 
+@pytest.mark.long
 async def test_piston_fork_that_ignores_errors(attacked: SandboxClient) -> None:
     code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     assert (await attacked.run(python(code))).verdict == Verdict.TLE
@@ -309,6 +315,7 @@ async def test_piston_multi_request(attacked: SandboxClient) -> None:
     assert [each.stdout.strip() for each in results] == [str(n) for n in range(20)]
 
 
+@pytest.mark.long
 async def test_piston_runaway_output(attacked: SandboxClient) -> None:
     result = await attacked.run(python("while True: print('piston')"))
     assert result.verdict == Verdict.OLE, result

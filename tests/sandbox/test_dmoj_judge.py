@@ -153,9 +153,14 @@ def test_mistakes_are_told_in_one_message(sandbox: RunningSandbox, aplusb: Path,
     for done, words in (
         (judge(sandbox, tmp_path / "talk", ADD), "talk cannot be judged here: it is interactive"),
         (judge(sandbox, aplusb, ADD, name="solution.xyz"), "no ending that tells its language"),
-        (judge(sandbox, aplusb, ADD, "--url", "http://127.0.0.1:9"), "check that it runs"),
         (judge(sandbox, aplusb, ADD, "--language", "fortran"), "no image has"),
     ):
         assert done.returncode == 2, done.stdout
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_sandbox_that_is_not_there_is_told(sandbox: RunningSandbox, aplusb: Path) -> None:
+    done = judge(sandbox, aplusb, ADD, "--url", "http://127.0.0.1:9")
+    assert (done.returncode, "check that it runs" in done.stderr) == (2, True), done.stderr

@@ -142,6 +142,7 @@ async def test_cases_that_references_agree_on_become_rows_that_the_reward_reads(
     assert scored == [1, 0]
 
 
+@pytest.mark.long
 def test_numbers_are_options_and_change_the_decision_without_new_runs(command: Command) -> None:
     assert command.run([WRONG, AMBIGUOUS], "out.jsonl")[0] == 1
     before = command.steps("out.jsonl")
@@ -186,6 +187,7 @@ def count_runs(sandbox: RunningSandbox) -> int:
     return sum(int(float(line.split()[-1])) for line in lines)
 
 
+@pytest.mark.long
 def test_only_one_command_works_on_a_file(command: Command) -> None:
     first = command.start([GOOD], "out.jsonl", "--at-a-time", "1")
     wait_until(lambda: bool(command.steps("out.jsonl")), "it works")
@@ -194,6 +196,7 @@ def test_only_one_command_works_on_a_file(command: Command) -> None:
     assert first.wait(60) == 0
 
 
+@pytest.mark.long
 def test_rows_that_say_the_same_are_done_once(command: Command) -> None:
     code, said = command.run([GOOD, GOOD | {"id": "again"}], "out.jsonl")
     assert code == 0, said
@@ -208,6 +211,7 @@ def test_generators_that_fail_or_repeat_themselves_cost_their_cases(command: Com
     assert command.report("out.jsonl")["good"]["dropped_cases"] == {"duplicate": 1, "generator": 1, "disagreement": 1}
 
 
+@pytest.mark.long
 def test_too_few_references_or_none_are_told(command: Command) -> None:
     few = problem("few", [ADD] * 3)
     code, said = command.run([few], "out.jsonl")
@@ -299,6 +303,7 @@ def test_a_model_that_refuses_is_told(command: Command) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_a_job_of_its_own_starts_a_sandbox(command: Command) -> None:
     rows = [problem("sum", [ADD], "generator.py")]
     (command.folder / "problems.jsonl").write_text(json.dumps(rows[0]) + "\n")
