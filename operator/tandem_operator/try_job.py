@@ -47,9 +47,10 @@ async def _follow(api: KubernetesApi, namespace: str, name: str) -> None:
         if (text := _describe(status)) != told:
             told = text
             print(text, flush=True)
-        if _is_true(conditions.get(ConditionType.COMPLETE)):
+        complete, failed = (conditions.get(kind, {}) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
+        if complete.get("status") == "True":
             return
-        if _is_true(failed := conditions.get(ConditionType.FAILED)):
+        if failed.get("status") == "True":
             raise TandemError(f"RLJob {namespace}/{name} failed: {failed['message']}")
         await asyncio.sleep(LOOK_SECONDS)
 
@@ -68,10 +69,6 @@ def _describe(status: dict[str, Any]) -> str:
         if each["type"] in (ConditionType.DEGRADED, ConditionType.PROGRESSING) and each["message"]:
             words.append(f"{each['reason']}: {each['message']}")
     return "; ".join(words)
-
-
-def _is_true(condition: Any) -> bool:
-    return bool(condition) and condition["status"] == "True"
 
 
 def main() -> int:
