@@ -73,13 +73,15 @@ class Crds(Values):
     """Install and upgrade it; false where somebody else does."""
 
 
+def _resources(cpu: str, memory: str, **others: JsonValue) -> Table:
+    return {"requests": {"cpu": cpu, "memory": memory}, **others}
+
+
 class Operator(Placement):
     """The operator's pods, of which one is active."""
 
     replicas: int = Field(default=2, ge=1, le=5)
-    resources: Table = Field(
-        default_factory=lambda: {"requests": {"cpu": "100m", "memory": "192Mi"}, "limits": {"memory": "1Gi"}}
-    )
+    resources: Table = Field(default_factory=lambda: _resources("100m", "192Mi", limits={"memory": "1Gi"}))
 
 
 class External(Values):
@@ -124,7 +126,7 @@ class Etcd(Placement):
     """Secret with username (root) and password for the operator; empty: made at installation and kept by upgrades."""
     tls: Tls = Field(default_factory=Tls)
     storage: Storage = Field(default_factory=Storage)
-    resources: Table = Field(default_factory=lambda: {"requests": {"cpu": "100m", "memory": "256Mi"}})
+    resources: Table = Field(default_factory=lambda: _resources("100m", "256Mi"))
 
 
 class NetworkPolicies(Values):
