@@ -75,9 +75,9 @@ def operator_program(
     return OperatorProgram(install(kubectl, crd, tmp_path_factory.mktemp("operator")), etcd)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(operator_program: OperatorProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A running operator for all tests; its log."""
+    """A running operator for a file's tests; its log. Files that start their own must not have it beside them."""
     log = tmp_path_factory.mktemp("running") / "operator.log"
     with operator_program.run(log, "--pod-monitor", "--grace-period-seconds=30", "--resync-seconds=3"):
         wait_until(lambda: "this is the active operator" in log.read_text(), f"the operator leads: {log}")
