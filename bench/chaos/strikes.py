@@ -1,6 +1,7 @@
 """Carries out faults."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ async def carry_out(fault: Fault, victim: psutil.Process, disks: Disks) -> None:
         case Blow.FILL_MEMORY | Blow.FILL_DISK:
             filler = fill(disks.memory if fault.blow is Blow.FILL_MEMORY else disks.checkpoints)
             await asyncio.sleep(_FULL_SECONDS[0])
-            victim.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a rank alone that cannot save begins anew by itself
+                victim.kill()
             await asyncio.sleep(_FULL_SECONDS[1])
             filler.unlink()
 
