@@ -6,7 +6,7 @@ PYTHON ?= $(shell tools/find-python)
 EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test strikes verify generate lock clean test-gpu ablations chaos cluster-build cluster cluster-down
+.PHONY: help setup demo test strikes verify generate images lock clean test-gpu ablations chaos cluster-build cluster cluster-down
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -40,6 +40,9 @@ NODES ?= 1
 cluster: cluster-build ## Start a real Kubernetes on this machine, in namespaces of its own (NODES=2: two nodes)
 	$(BIN)/python -m tools.cluster up --nodes $(NODES)
 
+images: ## Build the images of all parts for CPUs, by buildah and without a registry (PARTS="operator rollout": some)
+	images/build $(PARTS)
+
 cluster-down: ## End it, without a trace
 	$(BIN)/python -m tools.cluster down
 
@@ -49,10 +52,12 @@ verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/mypy core operator trainer sidecar rollout sandbox local bench tools
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
+	$(BIN)/python -m tools.chart --check
 	tools/check-tree
 
-generate: $(SETUP) ## Write the CRD and the reference pages anew
+generate: $(SETUP) ## Write CRD, chart, manifests and the reference pages anew
 	$(BIN)/python -m tandem_operator.generate
+	$(BIN)/python -m tools.chart
 
 LOCK = $(BIN)/uv pip compile -q pyproject.toml $(addprefix --extra ,$(EXTRAS)) --generate-hashes --python-version 3.12 --no-header --no-annotate
 lock: $(SETUP) ## Resolve the dependencies anew

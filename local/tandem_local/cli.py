@@ -5,6 +5,7 @@ import sys
 import typer
 from tandem_core.errors import TandemError
 
+from tandem_local.commands.data import data
 from tandem_local.commands.doctor import doctor
 from tandem_local.commands.init_model import init_model
 from tandem_local.commands.logs import logs
@@ -37,6 +38,7 @@ app.command("validate")(validate)
 app.command("render")(render)
 app.command("init-model")(init_model)
 app.command("doctor")(doctor)
+app.add_typer(data)
 app.command("serve", hidden=True)(serve)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import generate_latest
-from tandem_core.sandbox.messages import JudgeRequest, JudgeResult, LanguageList, RunRequest, RunResult
+from tandem_core.sandbox.messages import JudgeRequest, JudgeResult, LanguageList, Readiness, RunRequest, RunResult
 
 from tandem_sandbox.job import ContainerError
 from tandem_sandbox.metrics import SandboxMetrics
@@ -56,9 +56,8 @@ def build_api(presence: Presence) -> FastAPI:
         return {"status": "alive"}
 
     @application.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        _ready(presence)
-        return {"status": "ready"}
+    async def readyz() -> Readiness:
+        return Readiness(limits=_ready(presence).holds)
 
     @application.post("/v1/run", dependencies=[Depends(authorize)])
     async def run(body: RunRequest, request: Request) -> RunResult:

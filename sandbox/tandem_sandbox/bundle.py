@@ -31,6 +31,8 @@ class LanePlaces:
     number: int
     """Of the lane; gives its users."""
     folder: Path
+    unprivileged: bool = False
+    """Whether there is only one user to map: the service's own, which is root in its user namespace."""
 
     @property
     def bundle(self) -> Path:
@@ -54,12 +56,18 @@ class LanePlaces:
 
     @property
     def host_user(self) -> int:
-        """The user and group that `USER` is outside."""
-        return self.first_host_user + USER
+        """The user and group that `USER` is to the service."""
+        return 0 if self.unprivileged else self._first_host_user + USER
 
     @property
-    def first_host_user(self) -> int:
-        """The user that the container's root is outside. No two lanes share users."""
+    def users(self) -> dict[str, int]:
+        """The map of users, and of groups: no two lanes share them, unless there is only one."""
+        if self.unprivileged:
+            return {"containerID": USER, "hostID": self.host_user, "size": 1}
+        return {"containerID": 0, "hostID": self._first_host_user, "size": _MAPPED}
+
+    @property
+    def _first_host_user(self) -> int:
         return _FIRST_HOST_USER + self.number * _MAPPED
 
 
@@ -72,7 +80,6 @@ def build_bundle(
     """
     if compiled_seccomp:
         seccomp = seccomp | {"syscalls": []}
-    users = [{"containerID": 0, "hostID": places.first_host_user, "size": _MAPPED}]
     return {
         "ociVersion": "1.0.0",
         "process": {
@@ -86,14 +93,15 @@ def build_bundle(
             "rlimits": [_limit("CORE", 1), _limit("NOFILE", _OPEN_FILES), _limit("MEMLOCK", 65_536)],
             "oomScoreAdj": 1000,
         },
-        "root": {"path": str(places.root), "readonly": False},
+        # The one user there is owns what the service made for the container, and could change it.
+        "root": {"path": str(places.root), "readonly": places.unprivileged},
         "hostname": "sandbox",
         "annotations": {"run.oci.seccomp_bpf_data": compiled_seccomp} if compiled_seccomp else {},
         "mounts": _build_mounts(image, places),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
-            "uidMappings": users,
-            "gidMappings": users,
+            "uidMappings": [places.users],
+            "gidMappings": [places.users],
             "seccomp": seccomp,
             "maskedPaths": [f"/proc/{name}" for name in _MASKED],
             "readonlyPaths": [f"/proc/{name}" for name in _READ_ONLY],
@@ -104,10 +112,12 @@ def build_bundle(
 
 def _build_mounts(image: Image, places: LanePlaces) -> Sequence[dict[str, Any]]:
     secure = ["nosuid", "nodev"]
+    writable = ("tmp", WORK_FOLDER.lstrip("/")) if places.unprivileged else ()
     return [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": [*secure, "noexec"]},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
         _bind(places.writable / "shm", "/dev/shm", [*secure, "rw"]),  # noqa: S108 - a path in the container
+        *(_bind(places.root / name, f"/{name}", [*secure, "rw"]) for name in writable),
         *(_bind(source, f"/{target}", [*secure, "ro"]) for target, source in image.binds.items()),
     ]
 

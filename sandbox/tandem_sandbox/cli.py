@@ -1,4 +1,4 @@
-"""The command `tandem-sandbox`: images of the sandbox."""
+"""The command `tandem-sandbox`: images of the sandbox, and judging by DMOJ problems."""
 
 import argparse
 import os
@@ -7,42 +7,49 @@ from pathlib import Path
 
 from tandem_core.errors import TandemError
 
+from tandem_sandbox.dmoj.command import add_judge, run_judge
 from tandem_sandbox.images.debian import build_from_debian
 from tandem_sandbox.images.oci import import_archive
 from tandem_sandbox.images.store import ImageStore
 from tandem_sandbox.languages import LANGUAGES, languages_in
 from tandem_sandbox.settings import default_home
 
+_FAILED = 2  # of judging, where 1 says that the program is not accepted
+
 
 def main() -> int:
     """Returns the exit code."""
     given = _build_parser().parse_args()
-    store = ImageStore(given.home)
     try:
-        if given.action == "list":
-            _list(store)
-            return 0
-        if os.geteuid() != 0:
-            raise TandemError("images keep the owners of their files, and so are made by root")
-        if given.action == "build":
-            packages = [*given.packages, *_packages_of(given.languages)]
-            image = store.add(given.name, lambda root: build_from_debian(root, packages), replace=given.replace)
-        else:
-            image = store.add(given.name, lambda root: import_archive(root, given.archive), replace=given.replace)
+        return run_judge(given) if given.thing == "judge" else _manage_images(given)
     except (TandemError, OSError) as error:
         print(f"tandem-sandbox: {error}", file=sys.stderr)
-        return 1
+        return _FAILED if given.thing == "judge" else 1
+
+
+def _manage_images(given: argparse.Namespace) -> int:
+    store = ImageStore(given.home)
+    if given.action == "list":
+        _list(store)
+        return 0
+    if os.geteuid() != 0:
+        raise TandemError("images keep the owners of their files, and so are made by root")
+    if given.action == "build":
+        packages = [*given.packages, *_packages_of(given.languages)]
+        image = store.add(given.name, lambda root: build_from_debian(root, packages), replace=given.replace)
+    else:
+        image = store.add(given.name, lambda root: import_archive(root, given.archive), replace=given.replace)
     print(f"image {image.name}: {', '.join(languages_in(image)) or 'no language that is known'}")
     print("A service that runs takes it in when it is started again.")
     return 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tandem-sandbox", description="The code sandbox's images.")
+    parser = argparse.ArgumentParser(prog="tandem-sandbox", description="The code sandbox's images, and judging.")
     parser.add_argument("--home", type=Path, default=default_home(), help="the sandbox's home (TANDEM_SANDBOX_HOME)")
-    image = parser.add_subparsers(dest="thing", required=True).add_parser(
-        "image", help="root file systems for programs"
-    )
+    things = parser.add_subparsers(dest="thing", required=True)
+    add_judge(things)
+    image = things.add_parser("image", help="root file systems for programs")
     actions = image.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="list images, their languages and where they come from")
     build = actions.add_parser("build", help="make an image from Debian packages, from this machine's apt sources")

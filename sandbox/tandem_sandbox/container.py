@@ -1,6 +1,5 @@
 """A container that waits for one job, runs it, and is gone. Blocks: to be called in threads."""
 
-import base64
 import contextlib
 import json
 import os
@@ -10,7 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from tandem_sandbox.bundle import LanePlaces, build_bundle
 from tandem_sandbox.control_groups import ControlGroup
@@ -19,31 +18,13 @@ from tandem_sandbox.images.image import Image
 from tandem_sandbox.job import ContainerError, Job
 from tandem_sandbox.mounts import SAFE, mount
 from tandem_sandbox.run_watch import Moment, Stop, blame_memory, plan_stop, plan_wait_seconds, plan_window
+from tandem_sandbox.runtime import Runtime
 from tandem_sandbox.script import READY, build_script
 from tandem_sandbox.stream import Stream
 
 _READY_SECONDS = 60.0
 _END_SECONDS = 30.0
 _WAITING_DISK = "size=64m,nr_inodes=4096"
-
-
-@dataclass(slots=True)
-class Runtime:
-    """How containers are made."""
-
-    program: str
-    """crun or runc."""
-    state_folder: Path
-    """Where the program notes its containers; in memory."""
-    seccomp: dict[str, Any]
-    compiled_seccomp: str = ""
-    """The same as crun's first container compiled it, in base64: compiling it for each would cost 1.5 ms."""
-
-    def keep_compiled_seccomp(self, name: str) -> None:
-        """Read it beside what crun notes of a container that runs; other programs do not leave it."""
-        place = self.state_folder / name / "seccomp.bpf"
-        if not self.compiled_seccomp and place.exists():
-            self.compiled_seccomp = base64.b64encode(place.read_bytes()).decode()
 
 
 class Cancellation:
@@ -82,15 +63,17 @@ class Container:
         mount("tmpfs", places.writable, "tmpfs", SAFE, f"mode=755,{_WAITING_DISK}")
         write_layout(places)
         layers = f"lowerdir={image.root},upperdir={places.writable}/upper,workdir={places.writable}/overlay"
-        mount("overlay", places.root, "overlay", SAFE, layers)
+        mount("overlay", places.root, "overlay", SAFE, layers + (",userxattr" if places.unprivileged else ""))
         bundle = build_bundle(image, places, runtime.seccomp, runtime.compiled_seccomp)
+        if (groups := runtime.groups_path(name)) is not None:
+            bundle["linux"]["cgroupsPath"] = groups
         (places.bundle / "config.json").write_text(json.dumps(bundle))
         places.process_file.unlink(missing_ok=True)
         stdin, control = os.pipe2(os.O_CLOEXEC)
         stdout, stderr = Stream(1 << 16), Stream(1 << 16)
         try:
             process = subprocess.Popen(  # noqa: S603 - none of the words come from a request
-                _build_command(runtime, places, name), stdin=stdin, stdout=stdout.writer, stderr=stderr.writer
+                runtime.build_command(places, name), stdin=stdin, stdout=stdout.writer, stderr=stderr.writer
             )
         except OSError:
             os.close(control)
@@ -118,6 +101,7 @@ class Container:
         stop = self._watch_run(job, group, cancellation, started_at)
         if stop is not None:
             self._kill()
+            self._discard_output()
         self._wait_end()
         return stop, time.monotonic() - started_at
 
@@ -167,7 +151,8 @@ class Container:
         window = now = Moment(0.0, 0.0)
         try:
             while True:
-                events = {number for number, _ in poll.poll(plan_wait_seconds(job.limits, now, window) * 1000)}
+                wait_seconds = plan_wait_seconds(job.limits, now, window, watched=group.watched)
+                events = {number for number, _ in poll.poll(wait_seconds * 1000)}
                 for stream in (self.stdout, self.stderr):
                     if stream.reader in events:
                         stream.read()
@@ -180,6 +165,8 @@ class Container:
                     return self._drain(job, now)
                 if cancellation.descriptor in events:
                     return Stop.CANCELLED
+                if group.watched and group.observe_held_bytes() > job.limits.memory_bytes:
+                    return Stop.MEMORY
                 if stop := plan_stop(job.limits, now, window):
                     return blame_memory(stop, group.observe_held_bytes(), job.limits)
                 window = plan_window(job.limits, now, window)
@@ -210,6 +197,27 @@ class Container:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._first, signal.SIGKILL)
 
+    def _discard_output(self) -> None:
+        """Until the runtime ends: runc copies what its container writes, and first gets rid of it."""
+        ended = os.pidfd_open(self.process.pid)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        streams = {stream.reader: stream for stream in (self.stdout, self.stderr) if not stream.ended}
+        for reader in streams:
+            poll.register(reader, select.POLLIN)
+        deadline = time.monotonic() + _END_SECONDS
+        try:
+            while time.monotonic() < deadline:
+                events = [number for number, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+                if ended in events:
+                    return
+                for stream in (streams[number] for number in events):
+                    stream.discard()
+                    if stream.ended:
+                        poll.unregister(stream.reader)
+        finally:
+            os.close(ended)
+
     def _wait_end(self) -> None:
         try:
             self.process.wait(_END_SECONDS)
@@ -219,13 +227,6 @@ class Container:
             raise ContainerError(
                 f"the container runtime did not end within {_END_SECONDS:g} s of its container"
             ) from None
-
-
-def _build_command(runtime: Runtime, places: LanePlaces, name: str) -> list[str]:
-    command = [runtime.program, "--root", str(runtime.state_folder)]
-    # We have control groups of our own; runc has no such switch, and gets none to make instead.
-    command += ["--cgroup-manager=disabled"] if runtime.program.endswith("crun") else []
-    return [*command, "run", "--bundle", str(places.bundle), "--pid-file", str(places.process_file), name]
 
 
 def _read_number(path: Path) -> int:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tandem_core.errors import TandemError
+from tandem_core.sandbox.messages import Holding, Limits
+
+from tandem_sandbox.runtime import HOLDS_LESS, OWN_PROCESSES
 
 _PERIOD_MICROSECONDS = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
@@ -29,8 +32,11 @@ class Usage:
 class ControlGroup(Protocol):
     """The group of one container at a time. Methods raise OSError."""
 
-    def apply_limits(self, memory_bytes: int, processes: int, cpus: float) -> None:
-        """Set limits for what is added from now on. Swap is off."""
+    watched: bool
+    """Whether only looks hold some of the limits, and not the kernel."""
+
+    def apply_limits(self, limits: Limits) -> None:
+        """Set limits for the run that comes. Swap is off."""
         ...
 
     def add(self, process: int) -> None:
@@ -58,6 +64,25 @@ class ControlGroup(Protocol):
         ...
 
 
+class Groups(Protocol):
+    """All groups of a service."""
+
+    holds: Mapping[str, Holding]
+    """How each of a run's limits is held."""
+
+    def prepare(self) -> None:
+        """Before the first is made. Raises OSError, TandemError."""
+        ...
+
+    def create(self, name: str) -> ControlGroup:
+        """A new group. Raises OSError."""
+        ...
+
+    def remove_all(self) -> int:
+        """Remove what a former service of the same name left; returns how many. Their processes are ended."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
     """Where groups are made."""
@@ -66,6 +91,8 @@ class Hierarchies:
     """Version 1: controller -> the folder of our own group. Empty: version 2."""
     unified: Path | None
     """Version 2: the topmost group that we see."""
+    tops: tuple[Path, ...] = ()
+    """The topmost groups that we see of all hierarchies: there runtimes make groups of their own."""
 
     def group_paths(self, name: str) -> list[Path]:
         """The folders of a group of ours."""
@@ -82,9 +109,12 @@ def observe_hierarchies(mounts: str, own_groups: str) -> Hierarchies:
     }
     found: dict[str, Path] = {}
     unified: Path | None = None
+    tops: list[Path] = []
     for line in mounts.splitlines():
         fields = line.split()
         root, place, kind, options = fields[3], Path(fields[4]), fields[fields.index("-") + 1], fields[-1].split(",")
+        if kind in ("cgroup", "cgroup2"):
+            tops.append(place)
         if kind == "cgroup2":
             unified = place
         for controller in _CONTROLLERS if kind == "cgroup" else ():
@@ -92,27 +122,33 @@ def observe_hierarchies(mounts: str, own_groups: str) -> Hierarchies:
                 below = os.path.relpath(own.get(controller, "/"), root)
                 found[controller] = place if below.startswith("..") else place / below
     if len(found) == len(_CONTROLLERS):
-        return Hierarchies(found, None)
+        return Hierarchies(found, None, tuple(tops))
     if found or unified is None:
         missing = ", ".join(each for each in _CONTROLLERS if each not in found)
         raise TandemError(
             f"control groups of version 1 without {missing}: mount them below /sys/fs/cgroup, or boot with version 2 "
             "alone (systemd.unified_cgroup_hierarchy=1)"
         )
-    return Hierarchies({}, unified)
+    return Hierarchies({}, unified, tuple(tops))
 
 
 class ControlGroups:
     """All groups of a service, below one parent group of its own."""
 
-    def __init__(self, hierarchies: Hierarchies, name: str) -> None:
+    def __init__(self, hierarchies: Hierarchies, name: str, runtime_name: str = "", runtime: str = "crun") -> None:
         self._hierarchies = hierarchies
         self._name = name
+        self._runtime_name = runtime_name
+        self._own_processes = OWN_PROCESSES[runtime]
+        exact: Mapping[str, Holding] = dict.fromkeys(Limits.model_fields, Holding.EXACT)
+        self.holds: Mapping[str, Holding] = {**exact, **HOLDS_LESS.get(runtime, {})}
 
     def remove_all(self) -> int:
         """Remove what a former service of the same name left; returns how many groups. Their processes are ended."""
         removed = 0
-        for parent in self._hierarchies.group_paths(self._name):
+        parents = self._hierarchies.group_paths(self._name)
+        parents += [top / self._runtime_name for top in self._hierarchies.tops if self._runtime_name]
+        for parent in parents:
             for folder in [*sorted(parent.glob("*/")), parent] if parent.is_dir() else []:
                 _end_processes(folder)
                 folder.rmdir()
@@ -131,8 +167,9 @@ class ControlGroups:
     def create(self, name: str) -> ControlGroup:
         """A new group. Raises OSError."""
         if self._hierarchies.unified is not None:
-            return GroupV2(self._hierarchies.unified / self._name / name)
-        return GroupV1({key: path / self._name / name for key, path in self._hierarchies.controllers.items()})
+            return GroupV2(self._hierarchies.unified / self._name / name, self._own_processes)
+        folders = {key: path / self._name / name for key, path in self._hierarchies.controllers.items()}
+        return GroupV1(folders, self._own_processes)
 
 
 def _delegate_controllers(top: Path, name: str) -> None:
@@ -175,7 +212,10 @@ def _wait_empty(folder: Path) -> None:
 class GroupV1:
     """A group in each of the hierarchies memory, pids, cpu and cpuacct."""
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
+    watched = False
+
+    def __init__(self, folders: Mapping[str, Path], own_processes: int) -> None:
+        self._own_processes = own_processes
         self._folders: Sequence[Path] = list(dict.fromkeys(folders.values()))
         self._memory, self._pids, self._cpu = folders["memory"], folders["pids"], folders["cpu"]
         self._usage = folders["cpuacct"] / "cpuacct.usage"
@@ -185,15 +225,15 @@ class GroupV1:
         self._started_at = 0
         self._killed_before = 0
 
-    def apply_limits(self, memory_bytes: int, processes: int, cpus: float) -> None:
+    def apply_limits(self, limits: Limits) -> None:
         """Memory together with swap can never be less than memory alone, so it is set last, and lifted first."""
         if self._has_swap:
             _write(self._memory / "memory.memsw.limit_in_bytes", -1)
-        _write(self._memory / "memory.limit_in_bytes", memory_bytes)
+        _write(self._memory / "memory.limit_in_bytes", limits.memory_bytes)
         if self._has_swap:
-            _write(self._memory / "memory.memsw.limit_in_bytes", memory_bytes)
-        _write(self._pids / "pids.max", processes)
-        _write(self._cpu / "cpu.cfs_quota_us", int(cpus * _PERIOD_MICROSECONDS))
+            _write(self._memory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+        _write(self._pids / "pids.max", limits.processes + self._own_processes)
+        _write(self._cpu / "cpu.cfs_quota_us", int(limits.cpus * _PERIOD_MICROSECONDS))
 
     def add(self, process: int) -> None:
         """Into all hierarchies."""
@@ -235,17 +275,20 @@ class GroupV1:
 class GroupV2:
     """A group of the one hierarchy. It is made anew for each use: not every kernel lets memory.peak be reset."""
 
-    def __init__(self, folder: Path) -> None:
+    watched = False
+
+    def __init__(self, folder: Path, own_processes: int) -> None:
+        self._own_processes = own_processes
         self._folder = folder
         folder.mkdir()
 
-    def apply_limits(self, memory_bytes: int, processes: int, cpus: float) -> None:
+    def apply_limits(self, limits: Limits) -> None:
         """Swap is off where the kernel has it."""
-        _write(self._folder / "memory.max", memory_bytes)
+        _write(self._folder / "memory.max", limits.memory_bytes)
         if (self._folder / "memory.swap.max").exists():
             _write(self._folder / "memory.swap.max", 0)
-        _write(self._folder / "pids.max", processes)
-        (self._folder / "cpu.max").write_text(f"{int(cpus * _PERIOD_MICROSECONDS)} {_PERIOD_MICROSECONDS}")
+        _write(self._folder / "pids.max", limits.processes + self._own_processes)
+        (self._folder / "cpu.max").write_text(f"{int(limits.cpus * _PERIOD_MICROSECONDS)} {_PERIOD_MICROSECONDS}")
 
     def add(self, process: int) -> None:
         """Into the group."""

@@ -18,7 +18,8 @@ def write_layout(places: LanePlaces) -> None:
         folder.mkdir(mode=0o755)
     for folder in inside:
         # They hide what an image has there: a link of a hostile image must not lead us, who write there, elsewhere.
-        os.setxattr(folder, "trusted.overlay.opaque", b"y")
+        os.setxattr(folder, f"{'user' if places.unprivileged else 'trusted'}.overlay.opaque", b"y")
+    (upper / "dev" / "shm").mkdir()  # gVisor cannot make it
     for shared in (upper / "tmp", places.writable / "shm"):
         shared.chmod(_SHARED_FOLDER)
     os.chown(inside[-1], places.host_user, places.host_user)

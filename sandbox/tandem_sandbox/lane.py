@@ -2,20 +2,23 @@
 
 import errno
 import itertools
-from pathlib import Path
 from typing import Self
 
 from tandem_core.errors import TandemError
 
 from tandem_sandbox.bundle import WORK_FOLDER, LanePlaces
-from tandem_sandbox.container import Cancellation, Container, Runtime
+from tandem_sandbox.container import Cancellation, Container
 from tandem_sandbox.control_groups import ControlGroup
 from tandem_sandbox.files_in import write_files
 from tandem_sandbox.files_out import read_outputs
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.job import ContainerError, Job, Outcome
 from tandem_sandbox.mounts import SAFE, MountFlag, mount, unmount
+from tandem_sandbox.own_view import OwnView
+from tandem_sandbox.processes import descend
 from tandem_sandbox.run_watch import Stop
+from tandem_sandbox.runtime import Runtime
+from tandem_sandbox.settings import Settings
 
 
 class Lane:
@@ -26,14 +29,15 @@ class Lane:
         self._runtime = runtime
         self._group = group
         self._container: Container | None = None
+        self._view = OwnView(places.folder / "view")
         self._names = (f"lane{places.number}-{count}" for count in itertools.count())
         self.image: Image | None = None
         """The image whose container waits here."""
 
     @classmethod
-    def make(cls, number: int, folder: Path, runtime: Runtime, group: ControlGroup) -> Self:
-        """An empty lane below `folder`."""
-        places = LanePlaces(number, folder / f"lane-{number}")
+    def make(cls, number: int, settings: Settings, runtime: Runtime, group: ControlGroup) -> Self:
+        """An empty lane below the service's folder."""
+        places = LanePlaces(number, settings.run_folder / f"lane-{number}", settings.unprivileged)
         for part in (places.folder, places.bundle, places.writable, places.root):
             part.mkdir()
         return cls(places, runtime, group)
@@ -43,9 +47,12 @@ class Lane:
         self.empty()
         try:
             self._group.clean()
-            self._container = Container.start(image, self._places, self._runtime, next(self._names))
+            shown = self._view.show(image)
+            self._container = Container.start(shown, self._places, self._runtime, next(self._names))
             # Now and not when there is a job: it takes the kernel 10 ms to be sure that nobody else moves processes.
-            self._group.add(self._container.first_process)
+            # gVisor's kernel has more processes already.
+            for process in descend(self._container.first_process):
+                self._group.add(process)
         except (OSError, TandemError) as error:
             self.empty()
             raise ContainerError(f"no container of image {image.name} can be made: {error}") from error
@@ -65,7 +72,7 @@ class Lane:
             options = f"size={limits.disk_bytes + extra},nr_inodes={limits.files + 2 * len(job.files) + 64}"
             mount("tmpfs", self._places.writable, "tmpfs", SAFE | MountFlag.REMOUNT, options)
             write_files(self._places, job.files, job.stdin)
-            self._group.apply_limits(limits.memory_bytes, limits.processes + 1, limits.cpus)
+            self._group.apply_limits(limits)
             stop, wall_seconds = container.run(job, self._group, cancellation)
             return self._observe_outcome(container, job, stop, wall_seconds)
         except (OSError, TandemError) as error:

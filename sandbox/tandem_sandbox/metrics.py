@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from tandem_core.sandbox.deployment import QUEUE_METRIC
 from tandem_core.sandbox.messages import JudgeResult, RunResult
 
 from tandem_sandbox.pool import LanePool
@@ -24,7 +25,7 @@ class PoolCollector(Collector):
         if pool is None:
             return
         yield GaugeMetricFamily("tandem_sandbox_running", "Containers that run a program.", value=pool.running)
-        yield GaugeMetricFamily("tandem_sandbox_waiting", "Runs that wait for a container.", value=pool.waiting)
+        yield GaugeMetricFamily(QUEUE_METRIC, "Runs that wait for a container.", value=pool.waiting)
         yield GaugeMetricFamily("tandem_sandbox_ready", "Containers that wait for a run.", value=pool.ready)
         yield CounterMetricFamily(
             "tandem_sandbox_failures", "Containers that the sandbox failed at.", value=pool.failures

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 from enum import IntFlag
 from pathlib import Path
 
@@ -15,7 +16,9 @@ class MountFlag(IntFlag):
     READ_ONLY = 1
     NO_SET_USER_ID = 2
     NO_DEVICES = 4
+    NO_PROGRAMS = 8
     REMOUNT = 32
+    BIND = 4096
     RECURSIVE = 1 << 14
     PRIVATE = 1 << 18
 
@@ -35,3 +38,13 @@ def unmount(target: Path) -> None:
     if _libc.umount2(os.fsencode(target), _DETACH):
         number = ctypes.get_errno()
         raise OSError(number, f"unmounting: {os.strerror(number)}", str(target))
+
+
+def find_read_only(mounts: str, kinds: Sequence[str]) -> list[Path]:
+    """Where file systems of these kinds are mounted read-only, from /proc/self/mountinfo."""
+    found = []
+    for line in mounts.splitlines():
+        fields = line.split()
+        if fields[fields.index("-") + 1] in kinds and "ro" in fields[5].split(","):
+            found.append(Path(fields[4]))
+    return found

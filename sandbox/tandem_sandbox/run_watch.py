@@ -11,6 +11,7 @@ _FULL_SHARE = 0.95
 _PATIENCE = 10.0  # times the processor time, before the machine counts as too busy
 _PATIENCE_EXTRA_SECONDS = 30.0
 _SHORTEST_WAIT_SECONDS = 0.002
+_LOOK_SECONDS = 0.05  # a program fills at most some hundred megabytes in this time
 
 
 class Stop(StrEnum):
@@ -67,9 +68,13 @@ def plan_window(limits: Limits, now: Moment, window_start: Moment) -> Moment:
     return now if passed else window_start
 
 
-def plan_wait_seconds(limits: Limits, now: Moment, window_start: Moment) -> float:
-    """How long nothing can be due: processor time cannot grow faster than on all its processors."""
-    waits = [(limits.cpu_seconds - now.cpu_seconds) / limits.cpus]
+def plan_wait_seconds(limits: Limits, now: Moment, window_start: Moment, *, watched: bool = False) -> float:
+    """How long nothing can be due: processor time cannot grow faster than on all its processors.
+
+    A program that is `watched` can exceed its limits at any time: it is looked at soon, as it may end soon, and often.
+    """
+    waits = [max(_SHORTEST_WAIT_SECONDS, min(now.wall_seconds, _LOOK_SECONDS))] if watched else []
+    waits += [(limits.cpu_seconds - now.cpu_seconds) / limits.cpus]
     if limits.wall_seconds is not None:
         waits.append(limits.wall_seconds - now.wall_seconds)
     else:

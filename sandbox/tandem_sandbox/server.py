@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import structlog
 import uvicorn
+from prometheus_client import start_http_server
 from tandem_core.errors import TandemError
 from tandem_core.logs import configure_logs
 
 from tandem_sandbox.api import Presence, build_api
-from tandem_sandbox.control_groups import ControlGroups
+from tandem_sandbox.control_groups import Groups
 from tandem_sandbox.service import Service
 from tandem_sandbox.settings import Settings
 
@@ -19,7 +20,7 @@ _log = structlog.get_logger(__name__)
 _GRACE_SECONDS = 5
 
 
-def serve(settings: Settings, groups: ControlGroups) -> int:
+def serve(settings: Settings, groups: Groups) -> int:
     """Until SIGTERM; returns the exit code."""
     configure_logs(part="sandbox")
     try:
@@ -30,8 +31,10 @@ def serve(settings: Settings, groups: ControlGroups) -> int:
     return 0
 
 
-async def _serve(settings: Settings, groups: ControlGroups) -> None:
+async def _serve(settings: Settings, groups: Groups) -> None:
     presence = Presence(settings)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.host, presence.metrics.registry)
     server = _Server(
         uvicorn.Config(
             build_api(presence),

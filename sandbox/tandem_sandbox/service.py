@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import platform
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -11,6 +11,7 @@ from typing import Self
 from tandem_core.errors import TandemError
 from tandem_core.sandbox.messages import (
     File,
+    Holding,
     JudgeRequest,
     JudgeResult,
     LanguageDescription,
@@ -20,8 +21,7 @@ from tandem_core.sandbox.messages import (
     Verdict,
 )
 
-from tandem_sandbox.container import Runtime
-from tandem_sandbox.control_groups import ControlGroups
+from tandem_sandbox.control_groups import Groups
 from tandem_sandbox.images.host_image import make_host_image
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.images.store import ImageStore
@@ -32,6 +32,7 @@ from tandem_sandbox.languages import COMPILE_ENVIRONMENT, LANGUAGES, languages_i
 from tandem_sandbox.mounts import SAFE, mount
 from tandem_sandbox.pool import LanePool
 from tandem_sandbox.programs import CompileError, Programs, UnknownLanguage
+from tandem_sandbox.runtime import Runtime
 from tandem_sandbox.seccomp import build_seccomp
 from tandem_sandbox.settings import Settings
 from tandem_sandbox.verdicts import verdict_of
@@ -40,24 +41,28 @@ from tandem_sandbox.verdicts import verdict_of
 class Service:
     """`async with Service.open(settings, groups) as service`."""
 
-    def __init__(self, settings: Settings, pool: LanePool, images: Sequence[Image]) -> None:
+    def __init__(
+        self, settings: Settings, pool: LanePool, images: Sequence[Image], holds: Mapping[str, Holding]
+    ) -> None:
         self._images = images
+        self.holds = holds
         self.pool = pool
         self._programs = Programs(pool, self.find_image)
         self._judge = Judge(pool, self._programs, settings.running)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, groups: ControlGroups) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, groups: Groups) -> AsyncIterator[Self]:
         """Make the lanes, and have containers wait. In the service's own namespaces. Raises TandemError, OSError."""
         groups.prepare()
         settings.run_folder.mkdir(parents=True, exist_ok=True)
         mount("tmpfs", settings.run_folder, "tmpfs", SAFE, "mode=711")
         images = await asyncio.to_thread(_load_images, settings)
-        runtime = Runtime(settings.runtime, settings.run_folder / "runtime", build_seccomp(platform.machine()))
+        seccomp = build_seccomp(platform.machine(), control_groups=not settings.unprivileged)
+        runtime = Runtime(settings.runtime, settings.run_folder / "runtime", seccomp, settings.runtime_group_name)
         runtime.state_folder.mkdir(mode=0o700)
         lanes = [
-            Lane.make(number, settings.run_folder, runtime, groups.create(f"lane-{number}"))
+            Lane.make(number, settings, runtime, groups.create(f"lane-{number}"))
             for number in range(settings.running + settings.ahead)
         ]
         async with LanePool(lanes, settings.running) as pool:
@@ -65,7 +70,7 @@ class Service:
                 await pool.warm(images[0])
             except ContainerError as error:
                 raise TandemError(str(error)) from error
-            yield cls(settings, pool, images)
+            yield cls(settings, pool, images, groups.holds)
 
     def find_image(self, name: str | None, language: str | None) -> Image:
         """The image of this name, or the first one that has the language. Raises UnknownLanguage."""
@@ -86,7 +91,8 @@ class Service:
                 LanguageDescription(name=name, images=images, compiled=language.compile is not None)
                 for name, language in sorted(LANGUAGES.items())
                 if (images := tuple(image for image, names in having.items() if name in names))
-            )
+            ),
+            limits=self.holds,
         )
 
     async def judge(self, request: JudgeRequest) -> JudgeResult:

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+from tandem_core.sandbox.deployment import SANDBOX_PORT
 
 DEFAULT_HOME = Path("/var/lib/tandem-sandbox")
-DEFAULT_PORT = 8010
 _RUN_FOLDER = Path("/run/tandem-sandbox")
 
 
@@ -25,12 +25,16 @@ class Settings(BaseModel):
     """Holds images; one service at a time."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = DEFAULT_PORT
+    port: int = SANDBOX_PORT
     """Port to listen on."""
+    metrics_port: int = 0
+    """Port where /metrics is read without the token; 0: none."""
     token: str
     """What requests must bring."""
     runtime: str = "crun"
-    """crun or runc."""
+    """Program that makes containers: crun, runc or runsc."""
+    unprivileged: bool = False
+    """Whether an ordinary user runs it: limits then are those of processes and not of control groups."""
     running: int = Field(ge=1, le=1024)
     """Containers that run at a time: as many as processors, or their programs disturb each other."""
     ahead: int = Field(ge=0, le=1024)
@@ -48,9 +52,14 @@ class Settings(BaseModel):
         return f"tandem-sandbox-{hashlib.sha256(bytes(self.home.absolute())).hexdigest()[:8]}"
 
     @property
+    def runtime_group_name(self) -> str:
+        """Name of the control group that holds what a program that makes containers makes by itself."""
+        return f"{self.group_name}-runtime"
+
+    @property
     def run_folder(self) -> Path:
         """Where the service mounts what it needs, in its own mount namespace.
 
         Its folders can be searched by everybody: so must be what leads to a container's root.
         """
-        return _RUN_FOLDER / self.group_name
+        return self.home / "run" if self.unprivileged else _RUN_FOLDER / self.group_name

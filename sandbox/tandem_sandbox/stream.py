@@ -30,6 +30,15 @@ class Stream:
             self.data += chunk
             self.ended = not chunk
 
+    def discard(self) -> None:
+        """Throw away what is there."""
+        try:
+            while os.read(self.reader, _CHUNK):
+                pass
+            self.ended = True
+        except BlockingIOError:
+            return
+
     def take(self) -> bytes:
         """The bytes, cut at the limit."""
         return bytes(self.data[: self.most_bytes])

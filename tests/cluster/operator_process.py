@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tandem_operator.generate.install import NAMESPACE, OPERATOR, render_namespace, render_roles
+
+from tools.chart import NAMESPACE, ROOT
 
 STRANGE_KINDS = (
     ("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"),
@@ -48,13 +49,14 @@ class OperatorProgram:
 def install(kubectl: list[str], kubeconfig: Path, directory: Path) -> Path:
     """Namespace, roles and the kinds of others; the kubeconfig of the operator's ServiceAccount."""
     strange = [_build_crd(*names) for names in STRANGE_KINDS]
-    text = render_namespace() + "---\n" + render_roles() + "---\n" + yaml.safe_dump_all(strange)
+    parts = [(ROOT / "manifests" / f"{name}.yaml").read_text() for name in ("namespace", "roles")]
+    text = "---\n".join([*parts, yaml.safe_dump_all(strange)])
     apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", "-"]
     subprocess.run(apply, input=text, text=True, check=True, capture_output=True)
     names = [f"crd/{plural}.{group}" for group, _, _, plural in STRANGE_KINDS]
     wait = [*kubectl, "wait", *names, "--for=condition=Established", "--timeout=60s"]
     subprocess.run(wait, check=True, capture_output=True)
-    create = [*kubectl, "create", "token", OPERATOR, "--namespace", NAMESPACE, "--duration=2h"]
+    create = [*kubectl, "create", "token", "tandem-operator", "--namespace", NAMESPACE, "--duration=2h"]
     token = subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip()
     config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
     for user in config["users"]:

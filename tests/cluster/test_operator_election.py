@@ -11,8 +11,9 @@ import pytest
 from tandem_core.coordination.records import Control, PhaseRecord
 from tandem_core.job import RLJobStatus
 from tandem_core.phases import Phase
-from tandem_operator.generate.install import NAMESPACE
 from tandem_operator.resources import Kind
+
+from tools.chart import NAMESPACE
 
 from .job_specs import SMALL
 from .operator_process import OperatorProgram

@@ -22,7 +22,9 @@ from tandem_core.sandbox.messages import (
     Verdict,
 )
 
-from .conftest import TOKEN, RunningSandbox, wait_until
+from .conftest import BOTH_KINDS_LONG, TOKEN, RunningSandbox, wait_until
+
+pytestmark = BOTH_KINDS_LONG
 
 ADD = {
     "python": "print(sum(map(int, input().split())))",
@@ -68,8 +70,14 @@ async def test_every_language_of_the_machine_judges_a_right_program_right(client
         ("import os; os.abort()", Verdict.RE),
     ],
 )
-async def test_each_failure_has_its_verdict(client: SandboxClient, code: str, verdict: Verdict) -> None:
-    assert await verdicts(client, "python", code, stop_early=True) == [verdict]
+async def test_each_failure_has_its_verdict(
+    client: SandboxClient, sandbox: RunningSandbox, code: str, verdict: Verdict
+) -> None:
+    (found,) = await verdicts(client, "python", code, stop_early=True)
+    if sandbox.unprivileged and verdict == Verdict.MLE:  # who asks for much more at once gets none, and no look sees it
+        assert found in (Verdict.MLE, Verdict.RE)
+    else:
+        assert found == verdict
 
 
 async def test_a_program_that_does_not_compile_is_a_compile_error(client: SandboxClient) -> None:
@@ -122,6 +130,10 @@ async def test_limits_hold_within_five_percent(client: SandboxClient) -> None:
     loop = Source(language="python", code="while True: pass")
     result = await client.run(RunRequest(source=loop, limits=Limits(cpu_seconds=0.5)))
     assert 0.5 <= result.cpu_seconds <= 0.525, result
+
+
+@pytest.mark.usefixtures("control_groups")
+async def test_memory_is_what_all_processes_needed(client: SandboxClient) -> None:
     fits = Source(language="python", code="x = bytearray(b'1' * (88 << 20)); print(len(x))")
     result = await client.run(RunRequest(source=fits, limits=Limits(memory_bytes=200 * MEBIBYTE)))
     assert result.verdict == Verdict.OK, result
@@ -219,7 +231,7 @@ async def test_a_service_that_is_killed_takes_all_with_it_and_starts_again(other
         with pytest.raises(SandboxUnavailable):
             await running
     await asyncio.to_thread(wait_until, lambda: not _runs(marker), "the program is ended", 10.0)
-    assert other_sandbox.control_groups() != []
+    assert other_sandbox.unprivileged or other_sandbox.control_groups() != []
     await asyncio.to_thread(other_sandbox.start)
     async with SandboxClient(other_sandbox.url, TOKEN) as again:
         assert (await again.run(RunRequest(command=("true",)))).verdict == Verdict.OK
@@ -228,7 +240,7 @@ async def test_a_service_that_is_killed_takes_all_with_it_and_starts_again(other
 
 
 async def test_a_home_has_one_service(sandbox: RunningSandbox) -> None:
-    other = RunningSandbox(sandbox.home)
+    other = RunningSandbox(sandbox.home, unprivileged=sandbox.unprivileged)
     with pytest.raises(AssertionError, match="another sandbox has the home"):
         await asyncio.to_thread(other.start)
 

@@ -46,6 +46,8 @@ def pods(count: int, draining: tuple[str, ...] = (), replicas: int | None = None
         pytest.param(38_000, 2, LONG_AGO, 2, (), id="a little less"),
         pytest.param(20_000, 3, LONG_AGO, 3, ("pod-2",), id="one drains, the newest"),
         pytest.param(20_000, 3, NOW - 99, 3, (), id="not so soon after another change"),
+        pytest.param(10_000, 1, LONG_AGO, 1, ("pod-0",), id="the last one, where hybrid pods are fast enough"),
+        pytest.param(20_000, 1, LONG_AGO, 1, (), id="but not where they only just are"),
     ],
 )
 def test_the_number_follows_the_tokens(

@@ -54,6 +54,13 @@ def test_every_command_teaches_by_example(command: str) -> None:
     assert f"tandem {command}" in result.output
 
 
+def test_making_test_cases_teaches_by_example_and_shows_the_papers_numbers() -> None:
+    result = CliRunner().invoke(app, ["data", "testcases", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "tandem data testcases problems.jsonl train.jsonl" in result.output
+    assert all(f"[default: {number}]" in result.output for number in (50, 10, 7, 9))
+
+
 def test_help_lists_the_commands_and_not_the_internal_one() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
     assert all(command in result.output for command in COMMANDS)
@@ -99,6 +106,9 @@ def test_render_prints_what_the_operator_would_make(tmp_path: Path) -> None:
         (("stop", "nothing"), "there is no run 'nothing'"),
         (("report",), "there is no run"),
         (("init-model", "m", "--key-value-heads", "3"), "must divide attentionHeads"),
+        (("data", "testcases", "missing.jsonl", "out.jsonl"), "cannot read the problems missing.jsonl"),
+        (("data", "testcases", "a", "b", "--agree", "11"), "--agree is 11: it must be from 1 to 10"),
+        (("data", "testcases", "a", "b", "--model", "m"), "both --model-url and --model"),
     ],
 )
 def test_mistakes_are_told_in_one_message_without_a_traceback(

@@ -47,11 +47,11 @@ def test_check_names_a_stale_file_and_writing_mends_it(tmp_path: Path, capsys: p
     assert main(root) == 0
     assert main(["--check", *root]) == 0
     capsys.readouterr()
-    (tmp_path / "manifests/crd.yaml").write_text("old")
+    (tmp_path / "helm/tandem/files/crd.yaml").write_text("old")
     assert main(["--check", *root]) == 1
-    assert "manifests/crd.yaml is out of date" in capsys.readouterr().err
-    assert (tmp_path / "manifests/crd.yaml").read_text() == "old"
-    assert set(FILES) >= {"manifests/crd.yaml", "docs/reference/rljob.md", "docs/troubleshooting.md"}
+    assert "helm/tandem/files/crd.yaml is out of date" in capsys.readouterr().err
+    assert (tmp_path / "helm/tandem/files/crd.yaml").read_text() == "old"
+    assert set(FILES) >= {"helm/tandem/files/crd.yaml", "docs/reference/rljob.md", "docs/troubleshooting.md"}
 
 
 def test_kubernetes_knows_every_field_of_the_crd() -> None:

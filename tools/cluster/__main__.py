@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .cluster import Cluster, ClusterError
 from .control_plane import serve_control_plane
-from .programs import CONTROL_PLANE, NODE, ProgramsMissing, build_programs, find_programs
+from .programs import CONTROL_PLANE, HELM, NODE, ProgramsMissing, build_programs, find_programs
 
 DIRECTORY_VARIABLE = "TANDEM_CLUSTER_DIR"
 
@@ -40,6 +40,12 @@ def _kubectl(arguments: argparse.Namespace) -> None:
     os.execv(program, [str(program), "--kubeconfig", str(_cluster().kubeconfig), *arguments.arguments])  # noqa: S606
 
 
+def _helm(arguments: argparse.Namespace) -> None:
+    program = find_programs((HELM,)) / HELM.file_name
+    environment = os.environ | {"KUBECONFIG": str(_cluster().kubeconfig)}
+    os.execve(program, [str(program), *arguments.arguments], environment)  # noqa: S606
+
+
 def _control_plane(arguments: argparse.Namespace) -> None:
     build_programs(CONTROL_PLANE)
     with serve_control_plane() as kubeconfig:
@@ -58,9 +64,15 @@ def main() -> None:
     down = commands.add_parser("down", help="end the cluster and remove all that it made")
     kubectl = commands.add_parser("kubectl", help="kubectl with the running cluster")
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    helm = commands.add_parser("helm", help="helm with the running cluster")
+    helm.add_argument("arguments", nargs=argparse.REMAINDER)
     plane = commands.add_parser("control-plane", help="an API server with its controllers, without a node")
-    for command, function in ((build, _build), (up, _up), (down, _down), (kubectl, _kubectl), (plane, _control_plane)):
-        command.set_defaults(function=function)
+    build.set_defaults(function=_build)
+    up.set_defaults(function=_up)
+    down.set_defaults(function=_down)
+    kubectl.set_defaults(function=_kubectl)
+    helm.set_defaults(function=_helm)
+    plane.set_defaults(function=_control_plane)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -32,11 +32,17 @@ class Program:
 
     @property
     def file_name(self) -> str:
-        """Of our own small programs a change must not bring back an old build: the name has a digest of the source."""
-        if not self.package.startswith("."):
+        """Of our own small programs a change must not bring back an old build: the name has a digest of the source.
+
+        So has that of a program whose pins the folder's name does not tell.
+        """
+        if self.package.startswith("."):
+            source = (SOURCE / self.module / self.package / "main.go").read_bytes()
+        elif self.module in OTHER_MODULES:
+            source = (SOURCE / self.module / "go.sum").read_bytes()
+        else:
             return self.name
-        digest = hashlib.sha256((SOURCE / self.module / self.package / "main.go").read_bytes())
-        return f"{self.name}-{digest.hexdigest()[:8]}"
+        return f"{self.name}-{hashlib.sha256(source).hexdigest()[:8]}"
 
 
 CONTROL_PLANE = (
@@ -62,12 +68,17 @@ NODE = (
     Program("host-local", f"{_CNI}/ipam/host-local", "programs/cni"),
     COREDNS,
 )
+HELM = Program("helm", "helm.sh/helm/v4/cmd/helm", "programs/helm")
+OTHER_MODULES = (HELM.module,)
+"""What is no part of a cluster: other pins of these leave the cluster's programs as they are."""
 
 
 def find_cache() -> Path:
     """Where the programs of these pins are, or would be."""
     digest = hashlib.sha256()
-    for file in sorted([*SOURCE.rglob("go.mod"), *SOURCE.rglob("go.sum")]):
+    others = [SOURCE / module for module in OTHER_MODULES]
+    pins = [*SOURCE.rglob("go.mod"), *SOURCE.rglob("go.sum")]
+    for file in sorted(each for each in pins if each.parent not in others):
         digest.update(file.relative_to(SOURCE).as_posix().encode() + b"\0" + file.read_bytes())
     base = os.environ.get(CACHE_VARIABLE)
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem/cluster"
@@ -82,7 +93,7 @@ def find_programs(programs: tuple[Program, ...]) -> Path:
     return cache
 
 
-def build_programs(programs: tuple[Program, ...] = CONTROL_PLANE + NODE) -> Path:
+def build_programs(programs: tuple[Program, ...] = (*CONTROL_PLANE, *NODE, HELM)) -> Path:
     """Build what is missing and return the folder; raises ProgramsMissing where the machine cannot."""
     cache = find_cache()
     if all((cache / program.file_name).exists() for program in programs):

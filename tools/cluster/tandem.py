@@ -70,6 +70,15 @@ class Kubernetes:
             self.kubectl("rollout", "status", workload, "--timeout=120s")
 
 
+def install_sandbox(kubernetes: Kubernetes, token: str) -> None:
+    """The code sandbox into its namespace; returns when a pod is ready. A node must be of its pool."""
+    system = Kubernetes(kubernetes.cluster)
+    system.kubectl("create", "namespace", kubernetes.namespace)
+    kubernetes.kubectl("create", "secret", "generic", kubernetes.namespace, f"--from-literal=token={token}")
+    kubernetes.kubectl("apply", "--server-side", "-k", str(Path(__file__).with_name("sandbox")))
+    kubernetes.kubectl("rollout", "status", f"deployment/{kubernetes.namespace}", "--timeout=120s")
+
+
 @dataclass(frozen=True)
 class AppliedJob:
     """An RLJob in a namespace."""

@@ -303,8 +303,30 @@ class LanguageDescription(Message):
     """Whether there is a step that can fail with CE."""
 
 
+class Holding(StrEnum):
+    """How well a limit is held."""
+
+    EXACT = "exact"
+    """To the point, for all processes of a run together."""
+    WATCHED = "watched"
+    """By looks, up to 20 times a second, for all processes together; what happens in between is not seen."""
+    NOT = "not"
+    """Not at all."""
+
+
 class LanguageList(Message):
-    """Languages that can be used."""
+    """Languages that can be used, and how the service holds the limits of runs."""
 
     languages: tuple[LanguageDescription, ...]
     """By name."""
+    limits: Mapping[str, Holding]
+    """Each field of Limits."""
+
+
+class Readiness(Message):
+    """The service takes requests."""
+
+    status: Literal["ready"] = "ready"
+    """Always this."""
+    limits: Mapping[str, Holding]
+    """Each field of Limits, and how it is held."""

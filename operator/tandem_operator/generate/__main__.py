@@ -5,29 +5,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tandem_operator.generate.crd import render_crd
-from tandem_operator.generate.install import (
-    render_etcd,
-    render_kustomization,
-    render_namespace,
-    render_operator,
-    render_roles,
-)
+from tandem_operator.generate.chart import render_chart_crd, render_rules, render_values, render_values_schema
 from tandem_operator.generate.reference import render_reference
+from tandem_operator.generate.sandbox import SANDBOX_FILES
 from tandem_operator.generate.troubleshooting import render_troubleshooting
 
-INSTALLED: dict[str, Callable[[], str]] = {
-    "namespace.yaml": render_namespace,
-    "crd.yaml": render_crd,
-    "roles.yaml": render_roles,
-    "etcd.yaml": render_etcd,
-    "operator.yaml": render_operator,
-}
-"""What `kubectl apply -k manifests/` applies."""
-
 FILES: dict[str, Callable[[], str]] = {
-    **{f"manifests/{name}": render for name, render in INSTALLED.items()},
-    "manifests/kustomization.yaml": lambda: render_kustomization(list(INSTALLED)),
+    "helm/tandem/files/crd.yaml": render_chart_crd,
+    "helm/tandem/files/rules.yaml": render_rules,
+    "helm/tandem/values.yaml": render_values,
+    "helm/tandem/values.schema.json": render_values_schema,
+    **SANDBOX_FILES,
     "docs/reference/rljob.md": render_reference,
     "docs/troubleshooting.md": render_troubleshooting,
 }

@@ -81,6 +81,8 @@ def plan_replicas(
 def needed_pods(load: Load, hybrid_replicas: int, target_seconds: float) -> float | None:
     """Inference pods, in parts of one, with which the rollout phase takes `target_seconds`; None: not known.
 
+    Fewer than none if hybrid pods alone are faster than that: by how much says whether the last pod may go.
+
     By the tokens of the whole phase, not by those that are left: these are few towards its end, and would let every
     phase end with fewer pods than it began with.
     """
@@ -89,7 +91,7 @@ def needed_pods(load: Load, hybrid_replicas: int, target_seconds: float) -> floa
     if not load.phase_tokens or not speed.tokens_per_second:
         return None
     by_hybrid = hybrid_replicas * (hybrid.tokens_per_second or speed.tokens_per_second)
-    return max(0.0, load.phase_tokens / target_seconds - by_hybrid) / speed.tokens_per_second
+    return (load.phase_tokens / target_seconds - by_hybrid) / speed.tokens_per_second
 
 
 def _is_full_enough(inference: EngineSpeed, hybrid: EngineSpeed) -> bool:
@@ -109,8 +111,8 @@ def _plan_count(
     need = None if load is None else needed_pods(load, hybrid_replicas, elastic.target_seconds)
     if need is None:
         return kept, "nothing is measured yet"
-    band = BAND * (hybrid_replicas + need)
-    reason = f"a rollout phase of {elastic.target_seconds:g} s needs {need:.1f} inference pods"
+    band = BAND * (hybrid_replicas + max(0.0, need))
+    reason = f"a rollout phase of {elastic.target_seconds:g} s needs {max(0.0, need):.1f} inference pods"
     if _clamp(elastic, ceil(need - band)) > kept:
         return _clamp(elastic, ceil(need - BAND)), reason
     if may_shrink and _clamp(elastic, ceil(need + band)) < kept:

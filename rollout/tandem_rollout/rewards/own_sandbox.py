@@ -41,6 +41,8 @@ class OwnSandbox:
             port = int(listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{port}"
         options = ["--home", str(self._home), "--port", str(port), "--token-file", str(token_file), "--with-parent"]
+        if os.geteuid() != 0:
+            options.append("--unprivileged")
         self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tandem_sandbox", *options)
         try:
             async with asyncio.timeout(_START_SECONDS), httpx.AsyncClient() as client:
@@ -55,8 +57,9 @@ class OwnSandbox:
     async def _is_ready(self, client: httpx.AsyncClient) -> bool:
         if self._process is None or self._process.returncode is not None:
             raise RewardError(
-                "the code sandbox did not start, its own words are in the log: it needs root and crun "
-                "(tools/set-up-sandbox). Or start one elsewhere, and name it in the reward's sandboxUrl"
+                "the code sandbox did not start, its own words are in the log: it needs crun "
+                "(tools/set-up-sandbox), and root or a user that may make user namespaces. Or start one elsewhere, and "
+                "name it in the reward's sandboxUrl"
             )
         try:
             return (await client.get(f"{self.url}/readyz")).is_success

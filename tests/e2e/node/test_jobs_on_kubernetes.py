@@ -100,7 +100,7 @@ def test_inference_pods_come_when_rollouts_lag_and_go_after_or_as_they_are_told(
 ) -> None:
     job = apply_job(kubernetes, small_job, "elastic", iterations=2000, elastic={"max": 1, "targetSeconds": 0.05})
     kubernetes.wait(lambda: job.is_ready("inference"), "an inference pod came, as rollouts take too long", 240)
-    change_elastic(job, targetSeconds=1000)
+    change_elastic(job, targetSeconds=8)  # pods stay at least that long
     kubernetes.wait(lambda: not job.pods("inference"), "it went, as it is not needed", 240)
     change_elastic(job, scaler="external")
     kubernetes.kubectl("scale", "rljob", job.name, "--replicas=1")

@@ -1,0 +1,1 @@
+"""Judges programs by problems in the format of DMOJ (docs.dmoj.ca), with the code sandbox."""
