@@ -18,10 +18,10 @@ $(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
 demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
-test: $(SETUP) cluster-build ## Run all tests, two at a time
+test: $(SETUP) cluster-build ## Run all tests (40 minutes), but for the long ones (make strikes)
 	$(BIN)/pytest -m 'not long'
 
-strikes: $(SETUP) cluster-build ## Kill every part of jobs on a real Kubernetes of two nodes (10 minutes)
+strikes: $(SETUP) cluster-build ## Run the long tests: strikes at jobs on Kubernetes, Helm, the operator in each phase (20 minutes)
 	$(BIN)/pytest -m long
 
 test-gpu: $(SETUP) ## Run what only a GPU can show
