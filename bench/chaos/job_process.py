@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
 _END_SECONDS = 120.0
 _POLL_SECONDS = 0.1
-_SMALL_DISK = "48m"
+_SMALL_DISK = "512m"
 # A mount namespace of its own: small disks that nobody else sees, and that are gone with the job.
 _CONFINE = ("unshare", "--map-root-user", "--mount", "sh", "-ec")
 _MOUNT = f"""
