@@ -27,6 +27,7 @@ from tandem_core.job.load import check_job
 from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
 from tandem_operator.generate.crd import render_crd
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
+from tandem_operator.plan.job import GRACE_ANNOTATION
 from tandem_operator.resources import FINALIZER, JOB, RLJOB, Kind, object_key
 
 from bench.etcd import serve_etcd
@@ -93,7 +94,7 @@ class Jobs:
 
     async def create(self, name: str) -> KubernetesObject:
         """Apply the RLJob; grace 0: no pod has anything to save."""
-        annotations = {"tandem.dev/grace-period-seconds": "0"}
+        annotations = {GRACE_ANNOTATION: "0"}
         return await self._apply(RLJOB, {"metadata": {"name": name, "annotations": annotations}, "spec": self._spec})
 
     async def edit(self, name: str, iterations: int) -> KubernetesObject:

@@ -12,12 +12,13 @@ from tandem_core.job.conditions import ConditionType
 
 from tandem_operator.build import KubernetesObject
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
+from tandem_operator.plan.job import GRACE_ANNOTATION
 from tandem_operator.resources import RLJOB
 
 LOOK_SECONDS = 1.0
 GONE_SECONDS = 120.0
 """How long a deleted job may take to go: its pods have a grace period."""
-_GRACE = {"tandem.dev/grace-period-seconds": "0"}
+_GRACE = {GRACE_ANNOTATION: "0"}
 
 
 async def try_job(body: KubernetesObject, timeout_seconds: float) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from tandem_core.job import Condition
 from tandem_core.job.conditions import ConditionType, Reason
 from tandem_core.phases import Phase
 
@@ -71,9 +72,8 @@ def _may_stop(observed: Observed, waited: timedelta, grace_seconds: float) -> bo
 
 def find_ending(observed: Observed) -> Ending | None:
     """How the job has ended for good; None: it has not. What was published once stays."""
-    for condition in observed.status.conditions:
-        if condition.status == "True" and condition.type in (ConditionType.COMPLETE, ConditionType.FAILED):
-            return Ending(condition.type == ConditionType.COMPLETE, _reason(condition.reason), condition.message)
+    if (told := _find_told(observed)) is not None:
+        return Ending(told.type == ConditionType.COMPLETE, _reason(told.reason), told.message)
     phase = observed.records.phase if observed.records is not None else None
     if phase is not None and phase.phase is Phase.FAILED:
         return Ending(False, Reason.JOB_FAILED, phase.reason)
@@ -89,8 +89,14 @@ def find_ending(observed: Observed) -> Ending | None:
 
 def lacks_last_words(observed: Observed) -> bool:
     """Whether a Job is known to have failed before any of its pods is: their news come by a watch of their own."""
-    told = any(item.status == "True" and item.type == ConditionType.FAILED for item in observed.status.conditions)
-    return not told and any(child.holds("Failed") for child in observed.jobs) and last_trouble(observed) is None
+    failed = any(child.holds("Failed") for child in observed.jobs)
+    return failed and _find_told(observed) is None and last_trouble(observed) is None
+
+
+def _find_told(observed: Observed) -> Condition | None:
+    """The condition that has told of the job's end; None: none has."""
+    ends = (ConditionType.COMPLETE, ConditionType.FAILED)
+    return next((item for item in observed.status.conditions if item.status == "True" and item.type in ends), None)
 
 
 def _complete(observed: Observed, component: Component) -> bool:
