@@ -30,7 +30,7 @@ test-gpu: $(SETUP) ## Run what only a GPU can show
 ablations: $(SETUP) ## Run what is missing of the ablations and write docs/ablations.md (an hour for all)
 	$(BIN)/python -m bench.ablations
 
-chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure recovery (25 minutes)
+chaos: $(SETUP) ## Strike at running jobs, check that nothing is lost, measure recovery (45 minutes)
 	$(BIN)/python -m bench.chaos
 
 cluster-build: $(SETUP) ## Build a Kubernetes for tests from Go modules into ~/.cache/tandem (20 minutes, once)

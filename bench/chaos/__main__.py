@@ -1,6 +1,6 @@
 """Strikes at running jobs, checks that nothing is lost, and measures recovery.
 
-.venv/bin/python -m bench.chaos                             # about 25 minutes; writes docs/benchmarks.md
+.venv/bin/python -m bench.chaos                             # about 45 minutes; writes docs/benchmarks.md
 .venv/bin/python -m bench.chaos --minutes 4                 # a part of it; called again, it goes on with the rest
 .venv/bin/python -m bench.chaos --list                      # what would happen
 .venv/bin/python -m bench.chaos --only 'kill -9 rank' --no-write
@@ -36,7 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the job, too
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
-    faults = [fault for fault in plan_faults(options.seed, full=options.full) if re.search(options.only, str(fault))]
+    faults = [fault for fault in plan_faults(options.seed) if re.search(options.only, str(fault))]
     done = {result.planned for result in load_results(options.seed, options.iterations)} if options.write else set()
     waiting = [fault for fault in faults if fault not in done]
     if options.list:
@@ -95,7 +95,6 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the order, the phases and the moments")
     parser.add_argument("--only", default="", metavar="PATTERN", help="only faults that match this regular expression")
-    parser.add_argument("--full", action="store_true", help="also the slow faults in every phase")
     parser.add_argument("--iterations", type=int, default=300, help="of each job")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin no fault after this time")
     parser.add_argument("--fresh", action="store_true", help="forget what faults cost in earlier runs")

@@ -9,8 +9,6 @@ from tandem_core.phases import Phase
 
 PHASES = (Phase.ROLLOUT, Phase.DRAINING, Phase.TRAINING, Phase.PUBLISHING, Phase.LOADING)
 """The phases of an iteration, in order."""
-_STOPS = 2
-"""In how many phases each part is stopped: finding a hang takes longer than finding an end."""
 
 
 class Part(StrEnum):
@@ -65,18 +63,17 @@ class Fault:
         return self.blow in (Blow.FILL_MEMORY, Blow.FILL_DISK)
 
 
-def plan_faults(seed: int, *, full: bool) -> list[Fault]:
+def plan_faults(seed: int) -> list[Fault]:
     """All faults of a run in the order in which they happen; the same for the same seed.
 
-    Parts take turns, so that none is struck again before it has run well for a while. With `full` each fault happens
-    in each phase; else those that take long happen in some of them only.
+    Parts take turns, so that none is struck again before it has run well for a while.
     """
     choice = random.Random(seed)
     processes = [part for part in Part if part is not Part.ETCD]
     rounds = [
-        *_rounds(choice, [(Blow.KILL, part) for part in Part], len(PHASES)),
-        *_rounds(choice, [(Blow.STOP, part) for part in processes], len(PHASES) if full else _STOPS),
-        *_rounds(choice, [(Blow.AWAY, Part.ETCD)], len(PHASES) if full else _STOPS),
+        *_rounds(choice, [(Blow.KILL, part) for part in Part]),
+        *_rounds(choice, [(Blow.STOP, part) for part in processes]),
+        *_rounds(choice, [(Blow.AWAY, Part.ETCD)]),
         Fault(Blow.CORRUPT, Part.RANK, Phase.ROLLOUT),
     ]
     disks = [
@@ -86,8 +83,8 @@ def plan_faults(seed: int, *, full: bool) -> list[Fault]:
     return [*rounds, *disks]
 
 
-def _rounds(choice: random.Random, blows: Sequence[tuple[Blow, Part]], phases: int) -> list[Fault]:
-    """Each blow in so many phases: one of each blow in every round, the phases as mixed as they can be."""
+def _rounds(choice: random.Random, blows: Sequence[tuple[Blow, Part]]) -> list[Fault]:
+    """Each blow in each phase: one of each blow in every round, the phases as mixed as they can be."""
     blows = choice.sample(blows, len(blows))
-    orders = {blow: choice.sample(PHASES, phases) for blow in blows}
-    return [Fault(*blow, orders[blow][turn]) for turn in range(phases) for blow in blows]
+    orders = {blow: choice.sample(PHASES, len(PHASES)) for blow in blows}
+    return [Fault(*blow, orders[blow][turn]) for turn in range(len(PHASES)) for blow in blows]

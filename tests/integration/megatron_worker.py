@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,8 @@ def run_case(case: dict[str, Any], ports: Any) -> dict[str, Any]:
     trainer = start(case, str(output / "checkpoints"), ports)
     result: dict[str, Any] = {"started_at": trainer.trained}
     trainer.export_hugging_face(output / "initial")
-    torch.save([asdict(piece) for piece in trainer.owned_slices()], output / f"slices-{trainer.rank}.pt")
+    slices = [{**vars(piece), "tensor": piece.tensor} for piece in trainer.owned_slices()]
+    torch.save(slices, output / f"slices-{trainer.rank}.pt")
     if case.get("initial_only"):
         trainer.close()
         return result
