@@ -22,7 +22,8 @@ from itertools import count
 from pathlib import Path
 
 from tandem_core.sandbox.client import SandboxClient
-from tandem_core.sandbox.messages import Case, JudgeRequest, Limits, RunRequest, Source, TokensChecker, Verdict
+from tandem_core.sandbox.judging import Case, JudgeRequest, TokensChecker
+from tandem_core.sandbox.messages import Limits, RunRequest, Source, Verdict
 
 from bench.page import describe_machine, write_section
 from bench.sandbox_service import MeasuredService

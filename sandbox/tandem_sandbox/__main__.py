@@ -15,7 +15,8 @@ from pathlib import Path
 from tandem_core.errors import TandemError
 from tandem_core.sandbox.deployment import SANDBOX_PORT
 
-from tandem_sandbox.control_groups import ControlGroups, Groups, observe_hierarchies
+from tandem_sandbox.control_group import Groups
+from tandem_sandbox.control_groups import ControlGroups, observe_hierarchies
 from tandem_sandbox.own_world import end_with_parent, enter_own_mounts, enter_own_users, run_in_own_world
 from tandem_sandbox.rlimit_groups import RlimitGroups
 from tandem_sandbox.runtime import RUNTIMES

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import generate_latest
-from tandem_core.sandbox.messages import JudgeRequest, JudgeResult, LanguageList, Readiness, RunRequest, RunResult
+from tandem_core.sandbox.judging import JudgeRequest, JudgeResult
+from tandem_core.sandbox.messages import LanguageList, Readiness, RunRequest, RunResult
 
 from tandem_sandbox.job import ContainerError
 from tandem_sandbox.metrics import SandboxMetrics

@@ -2,7 +2,7 @@
 
 import math
 
-from tandem_core.sandbox.messages import ExactChecker, FloatsChecker, TokensChecker
+from tandem_core.sandbox.judging import ExactChecker, FloatsChecker, TokensChecker
 
 _SHOWN = 60
 

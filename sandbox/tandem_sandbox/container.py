@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tandem_sandbox.bundle import LanePlaces, build_bundle
-from tandem_sandbox.control_groups import ControlGroup
+from tandem_sandbox.control_group import ControlGroup
 from tandem_sandbox.files_in import write_layout
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.job import ContainerError, Job

@@ -4,16 +4,8 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 
-from tandem_core.sandbox.messages import (
-    Case,
-    CaseResult,
-    JudgeRequest,
-    JudgeResult,
-    ProgramChecker,
-    ProgramResult,
-    Source,
-    Verdict,
-)
+from tandem_core.sandbox.judging import Case, CaseResult, JudgeRequest, JudgeResult, ProgramChecker, ProgramResult
+from tandem_core.sandbox.messages import Source, Verdict
 
 from tandem_sandbox.checkers import find_difference
 from tandem_sandbox.job import ContainerError, Job, JobFile, Outcome

@@ -8,7 +8,7 @@ from tandem_core.errors import TandemError
 
 from tandem_sandbox.bundle import WORK_FOLDER, LanePlaces
 from tandem_sandbox.container import Cancellation, Container
-from tandem_sandbox.control_groups import ControlGroup
+from tandem_sandbox.control_group import ControlGroup
 from tandem_sandbox.files_in import write_files
 from tandem_sandbox.files_out import read_outputs
 from tandem_sandbox.images.image import Image

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from tandem_core.sandbox.deployment import QUEUE_METRIC
-from tandem_core.sandbox.messages import JudgeResult, RunResult
+from tandem_core.sandbox.judging import JudgeResult
+from tandem_core.sandbox.messages import RunResult
 
 from tandem_sandbox.pool import LanePool
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tandem_core.sandbox.messages import Holding, Limits
 
-from tandem_sandbox.control_groups import ControlGroup, Usage
+from tandem_sandbox.control_group import ControlGroup, Usage
 from tandem_sandbox.processes import PROC, descend
 from tandem_sandbox.runtime import OWN_PROCESSES
 

@@ -12,7 +12,7 @@ from tandem_core.errors import TandemError
 from tandem_core.logs import configure_logs
 
 from tandem_sandbox.api import Presence, build_api
-from tandem_sandbox.control_groups import Groups
+from tandem_sandbox.control_group import Groups
 from tandem_sandbox.service import Service
 from tandem_sandbox.settings import Settings
 

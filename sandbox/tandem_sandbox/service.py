@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from tandem_core.errors import TandemError
+from tandem_core.sandbox.judging import JudgeRequest, JudgeResult
 from tandem_core.sandbox.messages import (
     File,
     Holding,
-    JudgeRequest,
-    JudgeResult,
     LanguageDescription,
     LanguageList,
     RunRequest,
@@ -21,7 +20,7 @@ from tandem_core.sandbox.messages import (
     Verdict,
 )
 
-from tandem_sandbox.control_groups import Groups
+from tandem_sandbox.control_group import Groups
 from tandem_sandbox.images.host_image import make_host_image
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.images.store import ImageStore

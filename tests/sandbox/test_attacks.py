@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tandem_core.sandbox.client import SandboxClient
-from tandem_core.sandbox.messages import (
-    MEBIBYTE,
-    Case,
-    JudgeRequest,
-    Limits,
-    RunRequest,
-    RunResult,
-    Source,
-    TokensChecker,
-    Verdict,
-)
+from tandem_core.sandbox.judging import Case, JudgeRequest, TokensChecker
+from tandem_core.sandbox.messages import MEBIBYTE, Limits, RunRequest, RunResult, Source, Verdict
 
 from .conftest import BOTH_KINDS, RunningSandbox, wait_until
 

@@ -7,13 +7,7 @@ import platform
 
 import pytest
 from tandem_core.sandbox.client import SandboxClient
-from tandem_core.sandbox.messages import (
-    MEBIBYTE,
-    Limits,
-    RunRequest,
-    Source,
-    Verdict,
-)
+from tandem_core.sandbox.messages import MEBIBYTE, Limits, RunRequest, Source, Verdict
 
 from . import test_attacks
 from .test_attacks import QUICK, c, python, said

@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 from tandem_core.sandbox.client import SandboxClient
-from tandem_core.sandbox.messages import (
-    Case,
-    File,
-    JudgeRequest,
-    Limits,
-    RunRequest,
-    Source,
-    TokensChecker,
-    Verdict,
-)
+from tandem_core.sandbox.judging import Case, JudgeRequest, TokensChecker
+from tandem_core.sandbox.messages import File, Limits, RunRequest, Source, Verdict
 
 from . import test_attacks
 from .conftest import RunningSandbox

@@ -1,26 +1,20 @@
 """The service as its clients see it: verdicts, limits, overload, clients that go away, crashes."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from tandem_core.sandbox.client import SandboxClient, SandboxError, SandboxUnavailable
-from tandem_core.sandbox.messages import (
-    MEBIBYTE,
-    Case,
-    ExactChecker,
-    File,
-    FloatsChecker,
-    JudgeRequest,
-    Limits,
-    ProgramChecker,
-    RunRequest,
-    Source,
-    TokensChecker,
-    Verdict,
-)
+from tandem_core.sandbox.judging import Case, ExactChecker, FloatsChecker, JudgeRequest, ProgramChecker, TokensChecker
+from tandem_core.sandbox.messages import MEBIBYTE, File, Limits, RunRequest, Source, Verdict
 
 from .conftest import BOTH_KINDS_LONG, TOKEN, RunningSandbox, wait_until
 
@@ -124,6 +118,44 @@ async def test_the_same_program_gets_the_same_verdicts_under_full_load(client: S
     heavy = "s = 0\nfor i in range(600_000): s += i\nprint(sum(map(int, input().split())))"
     runs = await asyncio.gather(*(verdicts(client, "python", heavy) for _ in range(10)))
     assert runs == [[Verdict.OK] * 5] * 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_programs_get_the_same_verdict_a_thousand_times_on_an_overloaded_machine(
+    client: SandboxClient, sandbox: RunningSandbox
+) -> None:
+    programs = {
+        "s = 0\nfor i in range(1_000_000): s += i\nprint(sum(map(int, input().split())))": Verdict.OK,  # a third of it
+        "print(-1)": Verdict.WA,
+        "while True: pass": Verdict.TLE,
+        "raise SystemExit(1)": Verdict.RE,
+        "print('x' * 100_000)": Verdict.OLE,
+        **({} if sandbox.unprivileged else {"x = b'1' * (1 << 30)": Verdict.MLE}),
+    }
+    limits = LIMITS.model_copy(update={"cpu_seconds": 0.3})
+    turns = asyncio.Semaphore(16)
+
+    async def judge(code: str) -> Verdict:
+        async with turns:
+            return (await verdicts(client, "python", code, cases=SUMS[:1], limits=limits))[0]
+
+    with busy_machine():
+        found = await asyncio.gather(*(judge(code) for _ in range(1000) for code in programs))
+    assert Counter(found) == {verdict: 1000 for verdict in programs.values()}
+    assert found == [*programs.values()] * 1000
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Twice as many endless loops beside it as the machine has processors."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 async def test_limits_hold_within_five_percent(client: SandboxClient) -> None:

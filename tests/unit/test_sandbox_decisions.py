@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from tandem_core.errors import TandemError
-from tandem_core.sandbox.messages import (
-    CaseResult,
-    ExactChecker,
-    File,
-    FloatsChecker,
-    JudgeRequest,
-    Limits,
-    RunRequest,
-    TokensChecker,
-    Verdict,
-)
+from tandem_core.sandbox.judging import CaseResult, ExactChecker, FloatsChecker, JudgeRequest, TokensChecker
+from tandem_core.sandbox.messages import File, Limits, RunRequest, Verdict
 from tandem_sandbox.bundle import LanePlaces, build_bundle
 from tandem_sandbox.checkers import find_difference
 from tandem_sandbox.control_groups import observe_hierarchies

@@ -7,7 +7,8 @@ import httpx
 import tenacity
 
 from tandem_core.errors import TandemError
-from tandem_core.sandbox.messages import JudgeRequest, JudgeResult, LanguageList, Message, RunRequest, RunResult
+from tandem_core.sandbox.judging import JudgeRequest, JudgeResult
+from tandem_core.sandbox.messages import LanguageList, Message, RunRequest, RunResult
 
 _BUSY = (429, 502, 503, 504)
 _MOST_PAUSE_SECONDS = 30.0

@@ -10,18 +10,16 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 from tandem_core.job.rewards import CodeReward
 from tandem_core.sandbox.client import SandboxClient, SandboxError, SandboxUnavailable
-from tandem_core.sandbox.messages import (
+from tandem_core.sandbox.judging import (
     Case,
     Checker,
     ExactChecker,
     FloatsChecker,
     JudgeRequest,
-    Limits,
     ProgramResult,
-    Source,
     TokensChecker,
-    Verdict,
 )
+from tandem_core.sandbox.messages import Limits, Source, Verdict
 
 from tandem_rollout.rewards.answers import AnsweredPrompt, RewardError, describe_failure
 

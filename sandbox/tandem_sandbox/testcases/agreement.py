@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tandem_core.sandbox.messages import ExactChecker, FloatsChecker, TokensChecker
+from tandem_core.sandbox.judging import ExactChecker, FloatsChecker, TokensChecker
 
 from tandem_sandbox.checkers import find_difference
 

@@ -9,19 +9,8 @@ from typing import Any
 
 import pytest
 from tandem_core.sandbox.deployment import QUEUE_METRIC, SANDBOX_CAPABILITIES, SANDBOX_METRICS_PORT, SANDBOX_PORT
-from tandem_core.sandbox.messages import (
-    MEBIBYTE,
-    Case,
-    JudgeRequest,
-    JudgeResult,
-    LanguageList,
-    Limits,
-    RunRequest,
-    RunResult,
-    Source,
-    TokensChecker,
-    Verdict,
-)
+from tandem_core.sandbox.judging import Case, JudgeRequest, JudgeResult, TokensChecker
+from tandem_core.sandbox.messages import MEBIBYTE, LanguageList, Limits, RunRequest, RunResult, Source, Verdict
 from tandem_operator.generate.sandbox import NAME, POOL, POOL_LABEL
 
 from tools.cluster.tandem import Kubernetes, install_sandbox

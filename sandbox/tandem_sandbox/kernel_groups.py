@@ -1,0 +1,149 @@
+"""One control group of the kernel, of version 1 or 2: made once, limited and cleaned for each use."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tandem_core.errors import TandemError
+from tandem_core.sandbox.messages import Limits
+
+from tandem_sandbox.control_group import Usage
+
+_PERIOD_MICROSECONDS = 100_000
+_WORTH_RECLAIMING_BYTES = 1 << 20
+_EMPTY_SECONDS = 10.0
+
+
+def _wait_empty(folder: Path) -> None:
+    deadline = time.monotonic() + _EMPTY_SECONDS
+    while _read(folder / "cgroup.procs"):
+        if time.monotonic() > deadline:
+            raise TandemError(f"processes stay in {folder} although their container has ended")
+        time.sleep(0.002)
+
+
+class GroupV1:
+    """A group in each of the hierarchies memory, pids, cpu and cpuacct."""
+
+    watched = False
+
+    def __init__(self, folders: Mapping[str, Path], own_processes: int) -> None:
+        self._own_processes = own_processes
+        self._folders: Sequence[Path] = list(dict.fromkeys(folders.values()))
+        self._memory, self._pids, self._cpu = folders["memory"], folders["pids"], folders["cpu"]
+        self._usage = folders["cpuacct"] / "cpuacct.usage"
+        for folder in self._folders:
+            folder.mkdir()
+        self._has_swap = (self._memory / "memory.memsw.limit_in_bytes").exists()
+        self._started_at = 0
+        self._killed_before = 0
+
+    def apply_limits(self, limits: Limits) -> None:
+        """Memory together with swap can never be less than memory alone, so it is set last, and lifted first."""
+        if self._has_swap:
+            _write(self._memory / "memory.memsw.limit_in_bytes", -1)
+        _write(self._memory / "memory.limit_in_bytes", limits.memory_bytes)
+        if self._has_swap:
+            _write(self._memory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+        _write(self._pids / "pids.max", limits.processes + self._own_processes)
+        _write(self._cpu / "cpu.cfs_quota_us", int(limits.cpus * _PERIOD_MICROSECONDS))
+
+    def add(self, process: int) -> None:
+        """Into all hierarchies."""
+        for folder in self._folders:
+            _write(folder / "cgroup.procs", process)
+
+    def observe_cpu_seconds(self) -> float:
+        """Of all processes since the last cleaning."""
+        return (int(_read(self._usage)) - self._started_at) / 1e9
+
+    def observe_usage(self) -> Usage:
+        """Since the last cleaning."""
+        peak = int(_read(self._memory / "memory.max_usage_in_bytes"))
+        return Usage(self.observe_cpu_seconds(), peak, self._killed() - self._killed_before)
+
+    def observe_held_bytes(self) -> int:
+        """Of all processes."""
+        stat = self._memory / "memory.stat"
+        return _read_field(stat, "rss") + _read_field(stat, "shmem")
+
+    def clean(self) -> None:
+        """Page cache that the last container was charged for goes too, or it would count as the next one's."""
+        _wait_empty(self._memory)
+        if int(_read(self._memory / "memory.usage_in_bytes")) > _WORTH_RECLAIMING_BYTES:
+            _write(self._memory / "memory.force_empty", 0)
+        _write(self._memory / "memory.max_usage_in_bytes", 0)
+        self._started_at = int(_read(self._usage))
+        self._killed_before = self._killed()
+
+    def remove(self) -> None:
+        """From all hierarchies."""
+        for folder in self._folders:
+            folder.rmdir()
+
+    def _killed(self) -> int:
+        return _read_field(self._memory / "memory.oom_control", "oom_kill")
+
+
+class GroupV2:
+    """A group of the one hierarchy. It is made anew for each use: not every kernel lets memory.peak be reset."""
+
+    watched = False
+
+    def __init__(self, folder: Path, own_processes: int) -> None:
+        self._own_processes = own_processes
+        self._folder = folder
+        folder.mkdir()
+
+    def apply_limits(self, limits: Limits) -> None:
+        """Swap is off where the kernel has it."""
+        _write(self._folder / "memory.max", limits.memory_bytes)
+        if (self._folder / "memory.swap.max").exists():
+            _write(self._folder / "memory.swap.max", 0)
+        _write(self._folder / "pids.max", limits.processes + self._own_processes)
+        (self._folder / "cpu.max").write_text(f"{int(limits.cpus * _PERIOD_MICROSECONDS)} {_PERIOD_MICROSECONDS}")
+
+    def add(self, process: int) -> None:
+        """Into the group."""
+        _write(self._folder / "cgroup.procs", process)
+
+    def observe_cpu_seconds(self) -> float:
+        """Of all processes."""
+        return _read_field(self._folder / "cpu.stat", "usage_usec") / 1e6
+
+    def observe_usage(self) -> Usage:
+        """Since the group was made."""
+        killed = _read_field(self._folder / "memory.events", "oom_kill")
+        return Usage(self.observe_cpu_seconds(), int(_read(self._folder / "memory.peak")), killed)
+
+    def observe_held_bytes(self) -> int:
+        """Of all processes."""
+        stat = self._folder / "memory.stat"
+        return _read_field(stat, "anon") + _read_field(stat, "shmem")
+
+    def clean(self) -> None:
+        """Make it anew."""
+        _wait_empty(self._folder)
+        self._folder.rmdir()
+        self._folder.mkdir()
+
+    def remove(self) -> None:
+        """From the hierarchy."""
+        self._folder.rmdir()
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip()
+
+
+def _write(path: Path, value: int) -> None:
+    path.write_text(str(value))
+
+
+def _read_field(path: Path, name: str) -> int:
+    """The number behind `name` in a file of lines "name number"."""
+    for line in path.read_text().splitlines():
+        field, _, value = line.partition(" ")
+        if field == name:
+            return int(value)
+    raise TandemError(f"{path} has no field {name}: this kernel is too old for the sandbox (4.13 or newer)")
