@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,8 @@ from tandem_rollout.phase_plan import live_spec
 from tandem_rollout.prompts import PromptSet, load_prompts
 from tandem_rollout.rewards.scoring import Scoring
 from tandem_rollout.rollout_phase import Rollouts
-from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
+from tandem_rollout.storage.address import replay_url
+from tandem_rollout.storage.replay_buffer import ReplayBuffer
 from tandem_rollout.tokenization import Tokenizer, load_tokenizer
 
 log = structlog.get_logger()
@@ -44,10 +44,6 @@ FLUSH_SECONDS = 10.0
 """How long the end may wait for answers to be saved: what kills after a stop signal does so after 30 s."""
 ROUNDS_IN_A_REQUEST = 4
 """An engine that has not answered for so many deadlines of the rollout phase hangs."""
-DATABASE_VARIABLE = "TANDEM_DATABASE_URL"
-"""Address of the replay buffer where spec.storage is not sqlite."""
-REPLAY_FILE = "replay.sqlite"
-"""The replay buffer's file in TANDEM_DATA_DIR."""
 
 
 class UnusableInput(TandemError):
@@ -60,20 +56,6 @@ class _Inputs:
 
     tokenizer: Tokenizer
     prompts: PromptSet
-
-
-def replay_url(job: RLJob, pod: PodEnvironment, environment: Mapping[str, str] = os.environ) -> str:
-    """The replay buffer's address; raises TandemError if the variable that holds it is missing."""
-    if job.spec.storage.kind == "sqlite":
-        pod.data_dir.mkdir(parents=True, exist_ok=True)
-        return sqlite_url(pod.data_dir / REPLAY_FILE)
-    url = environment.get(DATABASE_VARIABLE, "").strip()
-    if not url:
-        raise TandemError(
-            f"spec.storage is postgresql, but {DATABASE_VARIABLE} is empty: the Secret "
-            f"{job.spec.storage.url_secret!r} must have the key url"
-        )
-    return url
 
 
 async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> PhaseRecord:

@@ -20,7 +20,7 @@ from tandem_core.coordination.store import Store
 from tandem_core.environment import MASTER_PORT
 from tandem_core.job import RLJob, dump_job
 from tandem_core.phases import Phase
-from tandem_rollout.master import REPLAY_FILE
+from tandem_rollout.storage.address import REPLAY_FILE
 from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
 
 from .phase_members import Members, build_job

@@ -1,4 +1,4 @@
-"""What a job's members, phase and progress are in etcd: `python -m tandem_core.coordination.snapshot` prints it as JSON.
+"""How a job stands in etcd: `python -m tandem_core.coordination.snapshot` prints it as JSON.
 
 `kubectl tandem` runs it in a pod of the job, which has the job's own user in etcd.
 """
@@ -11,6 +11,7 @@ from tandem_core.coordination.records import Ack, Control, Load, Member, PhaseRe
 from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, Store
 from tandem_core.environment import PodEnvironment
 from tandem_core.errors import TandemError
+from tandem_core.weights.manifest import Commit
 
 PATIENCE_SECONDS = 10.0
 
@@ -35,14 +36,10 @@ class _Leader(Record):
     name: str
 
 
-class _NewestCommit(Record):
-    version: int
-
-
 async def observe_snapshot(store: Store, keys: JobKeys) -> JobSnapshot:
     """The job's records as they are now; raises EtcdUnreachable."""
     phase = await store.get(keys.phase, PhaseRecord)
-    commit = await store.get(keys.newest_commit, _NewestCommit)
+    commit = await store.get(keys.newest_commit, Commit)
     acks = await store.list_prefix(keys.acks(phase.iteration), Ack) if phase is not None else {}
     members = await store.list_prefix(keys.members, Member)
     return JobSnapshot(
