@@ -7,6 +7,8 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from tandem_operator.metrics import REGISTRY
+
 
 @asynccontextmanager
 async def serve_health(
@@ -22,7 +24,7 @@ async def serve_health(
         return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/healthz", lambda _: answer(alive()))

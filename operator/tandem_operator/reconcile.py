@@ -14,7 +14,7 @@ from tandem_operator.build.names import JOB_LABEL
 from tandem_operator.etcd_access import apply_job_access, delete_job, derive_password
 from tandem_operator.kubernetes_api import ApiProblem, KubernetesApi
 from tandem_operator.memory import JobMemory, keep_token
-from tandem_operator.metrics import ETCD_PROBLEMS
+from tandem_operator.metrics import ETCD_PROBLEMS, SCALE_DECISIONS
 from tandem_operator.observe.cache import ObjectCache
 from tandem_operator.observe.observe import observe_job
 from tandem_operator.observe.observed import Observed
@@ -106,6 +106,8 @@ class Reconciler:
             await self._writer.protect(observed)
         await self._writer.delete(observed, plan.delete)
         ready = await self._apply_records(observed, plan, memory)
+        if plan.scale.decision:
+            SCALE_DECISIONS.labels(plan.scale.decision).inc()
         if plan.scale.changed:
             memory.scaled_at = datetime.now(UTC)
         await self._writer.mark(observed, plan.scale.mark)

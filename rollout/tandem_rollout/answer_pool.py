@@ -13,6 +13,7 @@ from tandem_core.coordination.records import EngineState, Member, Role
 from tandem_rollout.answers import Answer, apply_generated, build_request
 from tandem_rollout.engine_client import EngineClient, EngineLost
 from tandem_rollout.engine_speed import SpeedMeter
+from tandem_rollout.metrics import note_generated, note_segments
 from tandem_rollout.routing import (
     Engine,
     choose_engine,
@@ -218,8 +219,12 @@ class AnswerPool:
             self.standalone_tokens += made if engine.role in STANDALONE_ENGINES else 0
             if answer.trajectory.is_kept:
                 self.speed.note_answer(engine.role, made, seconds)
+                note_generated(engine.role, made)
             answer.flying = False
+            segments = len(answer.trajectory.segments)
             apply_generated(answer, generated, iteration=flight.iteration, engine=engine.name)
+            if answer.trajectory.is_kept:
+                note_segments(answer.trajectory.segments[segments:])
             if answer.settled:
                 answer.on_settled(answer)
             else:

@@ -10,9 +10,8 @@ from fastapi import Depends, FastAPI, HTTPException, Response
 from fastapi import Path as PathParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from tandem_core.batches import TrainingBatch
-from tandem_core.coordination.records import Summary
 
-from tandem_rollout.metrics import SummaryCollector, build_registry, render_metrics
+from tandem_rollout.metrics import JobState, render_metrics
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 
 CACHED = 2  # batches: every rank asks for the same one, at about the same time
@@ -27,8 +26,8 @@ class Presence:
     buffer: ReplayBuffer | None = None
     build_warmup: Callable[[int], TrainingBatch] | None = None
     """The warm-up batch of a step."""
-    observe_summary: Callable[[], Summary | None] = lambda: None
-    observe_tokens: Callable[[], int] = lambda: 0
+    observe_job: Callable[[], JobState | None] = lambda: None
+    """What the metrics say; None: the job has not begun."""
     batches: dict[str, bytes] = field(default_factory=dict)
     """The last answers."""
     building: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -43,7 +42,6 @@ def build_api(presence: Presence) -> FastAPI:
     """The application; everything but /healthz and /readyz wants the job's bearer token."""
     application = FastAPI(title="Tandem rollout master", docs_url=None, redoc_url=None, openapi_url=None)
     bearer = HTTPBearer(auto_error=False)
-    registry = build_registry(SummaryCollector(lambda: presence.observe_summary(), lambda: presence.observe_tokens()))
 
     async def authorize(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         if given is None or not hmac.compare_digest(given.credentials.encode(), presence.token.encode()):
@@ -69,7 +67,7 @@ def build_api(presence: Presence) -> FastAPI:
 
     @application.get("/metrics", dependencies=[Depends(authorize)])
     async def metrics() -> Response:
-        return Response(render_metrics(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(render_metrics(presence.observe_job), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return application
 

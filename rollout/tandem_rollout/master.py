@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -91,8 +92,7 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         driver = PhaseDriver(
             job, keys, store, leadership, members, control, buffer, rollouts, evaluator, history, pod=pod.pod_name
         )
-        presence.observe_summary = lambda: driver.summary
-        presence.observe_tokens = lambda: pool.tokens_generated
+        presence.observe_job = lambda: dataclasses.replace(driver.observe(), groups=rollouts.count_groups())
         reporter = LiveReporter(job.spec, driver, rollouts, pool)
         following = _follow_control(job.spec, control, client, pool)
         work = (pool.run(), rollouts.run(), history.run(), reporter.run(), following, _watch_leadership(leadership))

@@ -17,8 +17,9 @@ from tandem_core.phases import Phase, next_phase
 
 from tandem_rollout.expected_members import list_problems
 from tandem_rollout.history_writer import HistoryWriter
+from tandem_rollout.metrics import JobState, note_phase, note_switch
 from tandem_rollout.phase_barriers import PhaseBarriers
-from tandem_rollout.phase_plan import live_spec, phase_version, plan_start
+from tandem_rollout.phase_plan import live_spec, phase_deadline, phase_version, plan_start
 from tandem_rollout.phase_steps import Evaluation, Outcome, PhaseSteps, RolloutSteps
 from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
@@ -73,6 +74,17 @@ class PhaseDriver:
     def problems(self) -> str:
         """What the job waits for or goes on without, such as room on a disk; empty: nothing."""
         return "; ".join(filter(None, (self._buffer.problem, list_problems(self._members.values.values()))))
+
+    def observe(self) -> JobState:
+        """What the metrics say, but for the groups."""
+        phase = None if self.record is None or self.record.phase.final else self.record.phase
+        return JobState(
+            summary=self.summary,
+            record=self.record,
+            deadline_seconds=None if phase is None else phase_deadline(self._spec, phase),
+            missing=len(self.missing),
+            training=self._steps.trained_metrics,
+        )
 
     async def run(self) -> PhaseRecord:
         """Go on where etcd and the replay buffer say; the final phase's record.
@@ -154,6 +166,9 @@ class PhaseDriver:
             self._phase_seconds[name] = self._phase_seconds.get(name, 0.0) + seconds
             summary = add_phases(outcome.summarise(self.summary), {name: seconds})
             self.summary = add_switches(summary, name, self._phase_seconds)
+            note_phase(name, seconds)
+            if self.record.iteration:  # engines start in the warm-up's, which is no switch
+                note_switch(name, self._phase_seconds)
         record = PhaseRecord(
             iteration=iteration,
             phase=phase,

@@ -17,6 +17,7 @@ from tandem_core.phases import Phase
 from tandem_core.weights.manifest import Commit
 
 from tandem_rollout.history_writer import HistoryWriter
+from tandem_rollout.metrics import note_publication, note_training
 from tandem_rollout.phase_barriers import PhaseBarriers
 from tandem_rollout.phase_plan import Recorded, evaluation_due, phase_deadline
 from tandem_rollout.publication import build_commit, observe_manifest, old_prefixes
@@ -104,7 +105,8 @@ class PhaseSteps:
         """The newest committed version."""
         self._evaluated: frozenset[int] = frozenset()
         self._last_trained = self._last_recorded = 0
-        self._trained_metrics: dict[str, float] = {}
+        self.trained_metrics: dict[str, float] = {}
+        """What the trainer measured in the newest training; empty: none since this process began."""
 
     async def load(self, evaluations: Sequence[EvaluationRecord]) -> Recorded:
         """Take up what etcd and the replay buffer hold."""
@@ -142,7 +144,7 @@ class PhaseSteps:
         """All members come together; trainers warm up, or load their checkpoint."""
         await self._barriers.wait_for_members()
         acks = await self._wait_for_trainers(Phase.WARMUP, iteration)
-        self._trained_metrics = dict(acks[0].measurements)  # of a batch that was recorded, but not trained on
+        self.trained_metrics = dict(acks[0].measurements)  # of a batch that was recorded, but not trained on
 
     async def _wait_for_trainers(self, phase: Phase, iteration: int) -> list[Ack]:
         acks = await self._barriers.wait_for_trainers(phase, iteration)
@@ -177,7 +179,8 @@ class PhaseSteps:
             if self._last_recorded <= iteration < self.spec.iterations:
                 tasks.create_task(self._rollouts.prepare(iteration + 1))
             acks = await self._wait_for_trainers(Phase.TRAINING, iteration)
-        self._trained_metrics = metrics = dict(acks[0].measurements)
+        self.trained_metrics = metrics = dict(acks[0].measurements)
+        note_training(metrics)
         # An older checkpoint must do if the newest cannot be read.
         oldest = min(ack.measurements.get("oldest_checkpoint", 0.0) for ack in acks)
         await self._history.prune(int(oldest) + 1)
@@ -187,8 +190,8 @@ class PhaseSteps:
         """Commits the version in the same transaction that begins Loading."""
         async with asyncio.TaskGroup() as tasks:
             if version > self._last_trained:
-                tasks.create_task(self._buffer.mark_trained(version, self._trained_metrics))
-            await self._wait_for_trainers(Phase.PUBLISHING, version)
+                tasks.create_task(self._buffer.mark_trained(version, self.trained_metrics))
+            note_publication(await self._wait_for_trainers(Phase.PUBLISHING, version))
         self._last_trained = max(version, self._last_trained)
         deadline = phase_deadline(self.spec, Phase.PUBLISHING)
         manifest = await observe_manifest(self._store, self._keys, version, deadline)

@@ -13,6 +13,7 @@ from tandem_rollout.answer_pool import ALL_ENGINES, HYBRID_ENGINES, STANDALONE_E
 from tandem_rollout.answers import Answer, build_sampling, build_works, outstanding_tokens
 from tandem_rollout.batch import build_batch
 from tandem_rollout.group_scoring import GroupScorer
+from tandem_rollout.metrics import note_scores
 from tandem_rollout.progress import ProgressSaver
 from tandem_rollout.prompts import PromptSet
 from tandem_rollout.rewards.scoring import Scoring
@@ -72,6 +73,10 @@ class Rollouts:
     def complete_groups(self) -> int:
         """Groups whose answers are all generated, in no batch yet."""
         return len(self._scored) + self._scorer.pending
+
+    def count_groups(self) -> dict[str, int]:
+        """Groups in no batch yet, by state."""
+        return {"open": len(self._groups), "complete": self.complete_groups}
 
     @property
     def progress(self) -> tuple[int, float]:
@@ -289,3 +294,4 @@ class Rollouts:
     def _scored_group(self, group: ScoredGroup) -> None:
         self._scored[group.id] = group
         self._saver.note_scores(group.samples)
+        note_scores(group.samples)

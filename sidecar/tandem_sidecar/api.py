@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import structlog
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -16,6 +16,7 @@ from tandem_core.coordination.records import EngineStatus
 from tandem_core.errors import TandemError
 from tandem_core.phases import Phase
 
+from tandem_sidecar.metrics import render_metrics
 from tandem_sidecar.service import Service, VersionNotCommitted
 
 log = structlog.get_logger()
@@ -93,6 +94,7 @@ def build_api(presence: Presence) -> FastAPI:
     _add_health(app, presence)
     _add_engine(app, presence, guarded)
     _add_files(app, presence, guarded)
+    _add_metrics(app, presence, guarded)
     return app
 
 
@@ -203,3 +205,12 @@ def _add_files(app: FastAPI, presence: Presence, guarded: "list[Depends]") -> No
         if file.is_symlink() or file.parent.is_symlink() or not file.is_file():
             raise HTTPException(404, f"there is no weights/{slot}/{name} in pod {presence.pod}")
         return WeightFileResponse(file, media_type="application/octet-stream")
+
+
+def _add_metrics(app: FastAPI, presence: Presence, guarded: "list[Depends]") -> None:  # type: ignore[valid-type]
+    @app.get("/metrics", tags=["health"], dependencies=guarded, response_class=Response)
+    async def metrics() -> Response:
+        """Of this process and its engine, for Prometheus; docs/reference/metrics.md lists them."""
+        service = presence.service
+        text = render_metrics(lambda: service.observe() if service is not None else None)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

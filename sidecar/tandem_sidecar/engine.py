@@ -19,6 +19,7 @@ from tandem_sidecar.engine_client import EngineClient, EngineError
 from tandem_sidecar.engine_process import EngineProcess, EngineProcessError
 from tandem_sidecar.engine_watch import wait_for_hang
 from tandem_sidecar.follow import LoadedVersion, ReleaseMode
+from tandem_sidecar.metrics import note_step
 from tandem_sidecar.timeline import Timeline
 
 log = structlog.get_logger()
@@ -59,7 +60,7 @@ class Engine:
         """None: no weights of the trainer."""
         self.restarts = 0
         """How often an engine had to be started because one crashed or failed an update."""
-        self.timeline = Timeline()
+        self.timeline = Timeline(note_step)
 
     async def __aenter__(self) -> Self:
         await self._process.__aenter__()

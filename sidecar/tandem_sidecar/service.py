@@ -33,6 +33,7 @@ from tandem_sidecar.follow import (
 )
 from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.memory import observe_free_device_bytes
+from tandem_sidecar.metrics import FAILURES, EngineView, note_received
 from tandem_sidecar.receive import ReceivedVersion, WeightVerificationError, receive_version
 from tandem_sidecar.timeline import sum_seconds
 
@@ -109,6 +110,11 @@ class Service:
     def phase(self) -> PhaseRecord | None:
         """What the job is doing."""
         return self._phase.value
+
+    def observe(self) -> EngineView:
+        """What the metrics say."""
+        newest = self._newest.value
+        return EngineView(self.engine.status, newest.version if newest is not None else -1)
 
     async def load_version(self, version: int) -> ReceivedVersion:
         """Fetch, verify and serve a committed version; raises VersionNotCommitted, or what went wrong."""
@@ -213,6 +219,7 @@ class Service:
                 self._settings.token,
                 files=self._files,
             )
+        note_received(received)
         self._measurements |= {
             "fetch_seconds": received.fetch_seconds,
             "verify_seconds": received.verify_seconds,
@@ -245,6 +252,7 @@ class Service:
 
     async def _report_failure(self, seen: Situation, error: TandemError) -> None:
         self._failures += 1
+        FAILURES.inc()
         log.error("failed", failures_in_a_row=self._failures, error=str(error))
         phase = seen.phase
         waited_for = seen.role is Role.SIDECAR and phase is not None and phase.phase in (Phase.LOADING, Phase.DRAINING)

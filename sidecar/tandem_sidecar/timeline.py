@@ -1,7 +1,7 @@
 """How long the parts of a switch took, for the acknowledgement of a phase."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tandem_core.coordination.records import Activity
@@ -10,7 +10,9 @@ from tandem_core.coordination.records import Activity
 class Timeline:
     """Stretches of work since it was last taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[Activity], None] = lambda _: None) -> None:
+        """`note` is told of each stretch at once."""
+        self._note = note
         self._activities: list[Activity] = []
 
     @contextmanager
@@ -25,6 +27,8 @@ class Timeline:
     def add(self, *activities: Activity) -> None:
         """Note what was measured elsewhere."""
         self._activities += activities
+        for activity in activities:
+            self._note(activity)
 
     def take(self) -> tuple[Activity, ...]:
         """What was noted, and start anew."""

@@ -195,7 +195,11 @@ async def test_a_damaged_byte_keeps_the_version_before(inference: SidecarPod, st
         assert answer.status_code == 409
         assert "model.layers.1.mlp.up_proj.weight" in answer.json()["detail"]
         status = (await client.get("/v1/status")).json()
+        metrics = (await client.get("/metrics")).text.splitlines()
     assert (status["engine"]["state"], status["engine"]["version"]) == ("serving", 6)
+    assert {'tandem_engine_state{state="serving"} 1.0', "tandem_engine_version 6.0"} <= set(metrics)
+    assert "tandem_engine_version_lag 1.0" in metrics
+    assert any(line.startswith("tandem_weight_received_bytes_total") and not line.endswith(" 0.0") for line in metrics)
     assert measure_difference(model, PROMPT, await generate(inference.engine_url, PROMPT, 8)) < 1e-4
     model, weights = trainer.make_weights(18)
     await trainer.publish(8, weights)

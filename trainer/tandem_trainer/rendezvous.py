@@ -32,6 +32,7 @@ from tandem_trainer.agent_health import start_agent_health
 from tandem_trainer.etcd_c10d_store import EtcdC10dStore
 from tandem_trainer.event_loop_thread import EventLoopThread
 from tandem_trainer.follow import is_over
+from tandem_trainer.metrics import ROUND
 
 log = structlog.get_logger()
 
@@ -77,6 +78,7 @@ def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     parameters.config["keep_alive_interval"] = str(_HEARTBEAT_SECONDS)
     c10d_store = EtcdC10dStore(thread, store, keys.rendezvous + "/store/")
     handler = dynamic_rendezvous.create_handler(c10d_store, backend, parameters)
+    ROUND.set_function(lambda: handler._state_holder.state.round)
     _register(thread, store, keys, handler)
     backend.reopen()
     return handler

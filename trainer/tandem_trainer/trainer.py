@@ -17,6 +17,7 @@ from tandem_trainer.architecture import load_architecture
 from tandem_trainer.checkpoint import Checkpoints
 from tandem_trainer.checkpoint_files import Progress
 from tandem_trainer.export import export_model
+from tandem_trainer.flops import count_training_flops, observe_peak_flops
 from tandem_trainer.initial_weights import RandomWeights, SafetensorsDirectory, has_weights, load_pieces
 from tandem_trainer.layout import Layout
 from tandem_trainer.learning_rate import plan_learning_rate
@@ -68,6 +69,7 @@ class Trainer:
         model = build_model(config, self._architecture, self._layout, device)
         self._bare = model.module if config.bf16 else model
         self._model = wrap_model(config, model)
+        self._peak_flops = observe_peak_flops(device, config.params_dtype) * self._layout.world_size
         self._optimizer = build_optimizer(config, self._model, spec.algorithm)
         allocate_state(self._optimizer)
         self._step = TrainingStep(
@@ -117,7 +119,7 @@ class Trainer:
 
     def train(self, batch: TrainingBatch) -> dict[str, float]:
         """One iteration; then trained = batch.iteration. Returns metrics, the same on all ranks: loss, gradient_norm,
-        logprob_difference_mean, logprob_difference_max, kl, tokens, train_seconds.
+        logprob_difference_mean, logprob_difference_max, kl, tokens, train_seconds, model_flops_utilisation (0 to 1).
 
         Raises ValueError for a batch that is not the next one.
         """
@@ -130,7 +132,10 @@ class Trainer:
             batch, algorithm, plan_learning_rate(algorithm, batch.iteration, batch.iterations or self._spec.iterations)
         )
         self.trained = batch.iteration
-        return summarise_iteration(steps, started)
+        metrics = summarise_iteration(steps, started)
+        flops = count_training_flops(self._architecture, batch.lengths.tolist())
+        metrics["model_flops_utilisation"] = flops / metrics["train_seconds"] / self._peak_flops if steps else 0.0
+        return metrics
 
     @property
     def checkpoint_problem(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tandem_operator.generate.chart import render_chart_crd, render_rules, render_values, render_values_schema
+from tandem_operator.generate.metrics import render_metrics_page
 from tandem_operator.generate.reference import render_reference
 from tandem_operator.generate.sandbox import SANDBOX_FILES
 from tandem_operator.generate.troubleshooting import render_troubleshooting
@@ -16,6 +17,7 @@ FILES: dict[str, Callable[[], str]] = {
     "helm/tandem/values.yaml": render_values,
     "helm/tandem/values.schema.json": render_values_schema,
     **SANDBOX_FILES,
+    "docs/reference/metrics.md": render_metrics_page,
     "docs/reference/rljob.md": render_reference,
     "docs/troubleshooting.md": render_troubleshooting,
 }

@@ -8,7 +8,7 @@ from tandem_core.job import RLJob
 from tandem_operator.build import Component
 from tandem_operator.observe.observed import Observed
 from tandem_operator.observe.pods import Pod
-from tandem_operator.plan.autoscale import InferencePods, plan_replicas
+from tandem_operator.plan.autoscale import InferencePods, ReplicaPlan, plan_replicas
 from tandem_operator.resources import DEPLOYMENT, ObjectKey
 
 LEAVING_COST = -1000
@@ -27,6 +27,8 @@ class ScalePlan:
     """Those of them that the Deployment does not know yet as the first to go."""
     changed: bool = False
     """Whether this differs from what there is."""
+    decision: str = ""
+    """grow, shrink, drain or keep, for the metrics; empty: nothing was decided."""
     message: str = ""
     """For an Event, where the number differs."""
 
@@ -62,5 +64,16 @@ def plan_scale(observed: Observed, job: RLJob, now: datetime) -> ScalePlan:
         plan.draining,
         tuple(pods[name] for name in plan.draining if name in pods and pods[name].deletion_cost > LEAVING_COST),
         moves or set(plan.draining) != set(current.draining),
+        name_decision(current, plan),
         f"{current.replicas} -> {plan.replicas} inference pods: {plan.reason}" if moves else "",
     )
+
+
+def name_decision(current: InferencePods, plan: ReplicaPlan) -> str:
+    """What a plan does beside what there is: grow, shrink, drain, or keep pods that drained; empty: nothing."""
+    if plan.replicas != current.replicas:
+        return "grow" if plan.replicas > current.replicas else "shrink"
+    if set(plan.draining) - set(current.draining):
+        return "drain"
+    # A pod that has gone drains no more, which nobody decided.
+    return "keep" if set(current.draining) & set(current.pods) - set(plan.draining) else ""

@@ -13,6 +13,7 @@ import structlog
 from tandem_core.job import RLJobSpec
 from tandem_core.job.rewards import CodeReward, ExactReward, FunctionReward, HttpReward, Reward
 
+from tandem_rollout.metrics import SCORING_FAILURES, SCORING_SECONDS
 from tandem_rollout.prompts import Prompt
 from tandem_rollout.rewards.answers import AnsweredPrompt, RewardError, describe_failure
 from tandem_rollout.rewards.code import CodeScorer
@@ -63,6 +64,8 @@ class Scoring:
         self._failures: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._scored: Counter[str] = Counter()
+        for reward in spec.rewards.scorers:
+            SCORING_FAILURES.labels(scorer_name(reward))  # 0, not absent
 
     async def __aenter__(self) -> Self:
         """Start the first scoring process, and the sandbox if the job has none of its own."""
@@ -108,7 +111,7 @@ class Scoring:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
-                    scorer_name(reward): group.create_task(self._score_with(reward, answered))
+                    scorer_name(reward): group.create_task(self._score_measured(reward, answered))
                     for reward in self._spec.scorers
                 }
         except* RewardError as errors:
@@ -127,6 +130,10 @@ class Scoring:
         if finish_reason == FinishReason.REPETITION:
             reward -= self._spec.repetition_penalty
         return Score(reward, parts, reward >= self._spec.correct_at)
+
+    async def _score_measured(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> Sequence[float | None]:
+        with SCORING_SECONDS.labels(scorer_name(reward)).time():
+            return await self._score_with(reward, answered)
 
     async def _score_with(self, reward: Reward, answered: Sequence[AnsweredPrompt]) -> Sequence[float | None]:
         name = scorer_name(reward)
@@ -169,6 +176,7 @@ class Scoring:
         if not count:
             return
         self._dropped[name] += count
+        SCORING_FAILURES.labels(name).inc(count)
         _log.warning("answers are dropped: the sandbox failed at them", scorer=name, count=count)
         if self._dropped[name] >= _FAILURES_TO_JUDGE_BY and 2 * self._dropped[name] > self._scored[name]:
             raise RewardError(
@@ -178,6 +186,7 @@ class Scoring:
 
     def _count_failure(self, name: str, problem: str) -> None:
         self._failures[name] += 1
+        SCORING_FAILURES.labels(name).inc()
         _log.warning("answer counts as wrong", scorer=name, why=problem, failures=self._failures[name])
         if self._failures[name] >= _FAILURES_TO_JUDGE_BY and 2 * self._failures[name] > self._scored[name]:
             raise RewardError(f"{problem}; so did {self._failures[name]} of {self._scored[name]} answers: it is broken")
