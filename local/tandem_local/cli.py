@@ -1,11 +1,9 @@
 """The `tandem` command. Nothing heavy is imported before a command needs it: `tandem --help` is to be quick."""
 
-import sys
-
 import typer
-from tandem_core.errors import TandemError
 
 from tandem_local.commands.data import data
+from tandem_local.commands.diagnose import diagnose
 from tandem_local.commands.doctor import doctor
 from tandem_local.commands.init_model import init_model
 from tandem_local.commands.logs import logs
@@ -13,11 +11,13 @@ from tandem_local.commands.ps import ps
 from tandem_local.commands.render import render
 from tandem_local.commands.report import report
 from tandem_local.commands.run import run, serve
+from tandem_local.commands.samples import samples
 from tandem_local.commands.scale import scale
+from tandem_local.commands.status import status
 from tandem_local.commands.stop import stop
+from tandem_local.commands.top import top
 from tandem_local.commands.validate import validate
-
-_BAD_INPUT = 2
+from tandem_local.errors_for_people import run_app
 
 app = typer.Typer(
     name="tandem",
@@ -30,7 +30,11 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("ps")(ps)
+app.command("status")(status)
+app.command("top")(top)
+app.command("samples")(samples)
 app.command("logs")(logs)
+app.command("diagnose")(diagnose)
 app.command("scale")(scale)
 app.command("stop")(stop)
 app.command("report")(report)
@@ -44,11 +48,4 @@ app.command("serve", hidden=True)(serve)
 
 def main() -> None:
     """Run the command; what a user can mend is told in one message, without a traceback."""
-    try:
-        app(prog_name="tandem")
-    except TandemError as error:
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (str(error), "red")), soft_wrap=True)
-        sys.exit(_BAD_INPUT)
+    run_app(app, "tandem")

@@ -5,10 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from tandem_local import kubectl_cli
 from tandem_local.cli import app
 from typer.testing import CliRunner
 
-COMMANDS = ["run", "ps", "logs", "scale", "stop", "report", "validate", "render", "init-model", "doctor"]
+COMMANDS = [
+    *("run", "ps", "status", "top", "samples", "logs", "diagnose", "scale", "stop", "report", "validate", "render"),
+    *("init-model", "doctor"),
+]
+KUBECTL_COMMANDS = ["status", "top", "samples", "logs", "diagnose"]
 HEAVY = (
     "torch",
     "vllm",
@@ -54,6 +59,14 @@ def test_every_command_teaches_by_example(command: str) -> None:
     assert f"tandem {command}" in result.output
 
 
+@pytest.mark.parametrize("command", KUBECTL_COMMANDS)
+def test_every_command_of_the_plugin_teaches_by_example(command: str) -> None:
+    result = CliRunner().invoke(kubectl_cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"kubectl tandem {command}" in result.output
+    assert "--namespace" in result.output
+
+
 def test_making_test_cases_teaches_by_example_and_shows_the_papers_numbers() -> None:
     result = CliRunner().invoke(app, ["data", "testcases", "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -67,8 +80,9 @@ def test_help_lists_the_commands_and_not_the_internal_one() -> None:
     assert "serve" not in result.output
 
 
-def test_help_imports_nothing_heavy() -> None:
-    program = "import sys, tandem_local.cli; print(*sys.modules)"
+@pytest.mark.parametrize("module", ["cli", "kubectl_cli"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    program = f"import sys, tandem_local.{module}; print(*sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     ).stdout
@@ -105,6 +119,9 @@ def test_render_prints_what_the_operator_would_make(tmp_path: Path) -> None:
         (("logs",), "`tandem run FILE` starts one"),
         (("stop", "nothing"), "there is no run 'nothing'"),
         (("report",), "there is no run"),
+        (("status",), "there is no run"),
+        (("samples", "nothing"), "there is no run 'nothing'"),
+        (("diagnose",), "`tandem run FILE` starts one"),
         (("init-model", "m", "--key-value-heads", "3"), "must divide attentionHeads"),
         (("data", "testcases", "missing.jsonl", "out.jsonl"), "cannot read the problems missing.jsonl"),
         (("data", "testcases", "a", "b", "--agree", "11"), "--agree is 11: it must be from 1 to 10"),
@@ -118,6 +135,19 @@ def test_mistakes_are_told_in_one_message_without_a_traceback(
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_plugin_says_when_kubectl_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tandem_local.kubectl_cli", "status", "add"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "kubectl is not on the PATH" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_top_without_runs_says_so(tmp_path: Path) -> None:
+    result = tandem("top", home=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "no jobs\n")
 
 
 def test_ps_without_runs_is_an_empty_table(tmp_path: Path) -> None:

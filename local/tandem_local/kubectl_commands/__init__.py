@@ -1,0 +1,1 @@
+"""The subcommands of `kubectl tandem`, one module each."""
