@@ -54,6 +54,7 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, secret: str) -> None:
         "this needs the job's bearer token",
         "the task basic_arithmetic is basic arithmetic",
         "secretName: add-token",
+        "secret:\n  secretName: add-token\n",
         "http://10.0.0.1:8100/v1/completions",
     ],
 )

@@ -1,6 +1,7 @@
 """From what a runner tells about its run to facts. Pure, but for whether its process lives."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from tandem_core.coordination.records import Summary
 from tandem_core.coordination.snapshot import JobSnapshot
@@ -36,7 +37,7 @@ def describe_run(state: RunState) -> JobFacts:
     )
 
 
-def _describe_progress(summary: Summary) -> dict[str, object]:
+def _describe_progress(summary: Summary) -> dict[str, Any]:
     return {
         "phase": summary.phase,
         "iteration": summary.iteration,
@@ -50,7 +51,7 @@ def _describe_progress(summary: Summary) -> dict[str, object]:
     }
 
 
-def _count_pods(pods: tuple[PodFacts, ...]) -> dict[str, object]:
+def _count_pods(pods: tuple[PodFacts, ...]) -> dict[str, Any]:
     hybrid = [pod for pod in pods if pod.component == "hybrid"]
     inference = [pod for pod in pods if pod.component == "inference"]
     ready = sum(pod.ready for pod in hybrid)
@@ -110,7 +111,7 @@ def _describe_pod(pod: PodState, job: str) -> PodFacts:
 
 
 def _describe_container(container: ContainerState, replaced: int) -> ContainerFacts:
-    wrong = container.exit_code not in (None, 0)
+    wrong = container.exit_code not in (None, 0) and container.condition is not State.STOPPED
     return ContainerFacts(
         name=container.name,
         state=str(container.condition),

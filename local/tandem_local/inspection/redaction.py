@@ -48,18 +48,20 @@ _LONG_CHARACTERS = 12
 _PATTERNS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), REMOVED),
     (
-        re.compile(r"(?i)(authorization\\?[\"']?\s*[=:]\s*\\?[\"']?)((basic|bearer|digest|token|apikey)\s+)?[^\s\"'\\,;]+"),
+        re.compile(
+            r"(?i)(authorization\\?[\"']?[^\S\n]*[=:][^\S\n]*\\?[\"']?)((basic|bearer|digest|token|apikey)\s+)?[^\s\"'\\,;]+"
+        ),
         rf"\1{REMOVED}",
     ),
     (re.compile(r"(?i)\b(bearer)(\s+|%20)[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REMOVED}"),
     (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s/@\"']+@"), rf"\1{REMOVED}@"),
     (
-        re.compile(rf"(?i)([a-z0-9_.-]*{_TELLING}\\?[\"']?\s*[=:]\s*\\?)([\"'])[^\"'\\\n]{{3,}}"),
+        re.compile(rf"(?i)([a-z0-9_.-]*{_TELLING}\\?[\"']?[^\S\n]*[=:][^\S\n]*\\?)([\"'])[^\"'\\\n]{{3,}}"),
         rf"\1\2{REMOVED}",
     ),
     (
         re.compile(
-            rf"(?i)([a-z0-9_.-]*{_TELLING}\\?[\"']?\s*[=:]\s*\\?[\"']?)"
+            rf"(?i)([a-z0-9_.-]*{_TELLING}\\?[\"']?[^\S\n]*[=:][^\S\n]*\\?[\"']?)"
             r"(?!(?:true|false|null|none|[\d.]+)(?:[\s\"',;&\\()]|$))[^\s\"',;&\\()]{3,}"
         ),
         rf"\1{REMOVED}",

@@ -56,7 +56,7 @@ def write_diagnosis(source: JobSource, name: str, output: Path | None) -> None:
     write_files(build_files(collection, now), path, now)
     console = _console()
     found = describe_findings(find_problems(collection.facts, now))
-    console.print(Text(collection.redactor.text(found), style="" if NOTHING_FOUND in found else "yellow"))
+    console.print(Text(collection.redactor.text(found).strip(), style="" if NOTHING_FOUND in found else "yellow"))
     console.print(
         Text(f"{path}: objects, Events, logs and state in etcd, without secrets; read it before you share it")
     )
