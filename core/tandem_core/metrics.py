@@ -200,7 +200,8 @@ class Sandbox:
     WAITING = GaugeDescription(QUEUE_METRIC, "Runs that wait for a container.")
     READY = GaugeDescription("tandem_sandbox_ready", "Containers that wait for a run.")
     FAILURES = CounterDescription("tandem_sandbox_failures", "Containers that the sandbox failed at.")
-    VERDICTS = CounterDescription("tandem_sandbox_verdicts", "Runs and judged cases.", ("verdict",))
+    SESSIONS = GaugeDescription("tandem_sandbox_sessions", "Jupyter sessions that are there.")
+    VERDICTS = CounterDescription("tandem_sandbox_verdicts", "Runs, judged cases, and cells of sessions.", ("verdict",))
     REQUEST_SECONDS = HistogramDescription(
         "tandem_sandbox_request_seconds", "How long requests took.", ("path",), (*_MOMENTS[3:], 300)
     )

@@ -14,6 +14,8 @@ from tandem_core.coordination.access import EtcdAccess
 from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.errors import TandemError
 from tandem_core.first_of import first_of
+from tandem_core.job.status import WaitingPhase
+from tandem_core.phases import Phase
 
 from tandem_operator.election import LEASE_SECONDS, Deposed, Election, clock
 from tandem_operator.etcd_access import enable_authentication
@@ -120,7 +122,8 @@ async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:
 async def _count(cache: ObjectCache) -> None:
     """Keep the number of jobs by phase."""
     while True:
-        phases = Counter(body.get("status", {}).get("phase", "Pending") for body in cache.jobs.values())
+        phases = Counter({str(phase): 0 for phase in (*WaitingPhase, *Phase)})
+        phases.update(body.get("status", {}).get("phase", WaitingPhase.PENDING) for body in cache.jobs.values())
         JOBS.clear()
         for phase, number in phases.items():
             JOBS.labels(phase).set(number)

@@ -67,6 +67,10 @@ class OperatorSettings(BaseSettings):
     class, volumes. As JSON here; in the file it is plain YAML."""
     pod_monitor: bool = False
     """Make a PodMonitor for each job (needs the Prometheus operator)."""
+    monitoring_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of these PodMonitors, by which Prometheus finds them."""
+    monitoring_interval: str = Field(default=BuildSettings.model_fields["monitoring_interval"].default)
+    """How often Prometheus reads the metrics of jobs."""
     monitoring_namespace: str | None = None
     """Namespace whose pods may read the metrics of jobs; left out: nobody but the job."""
     grace_period_seconds: float = Field(default=600.0, ge=0)

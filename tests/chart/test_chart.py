@@ -3,6 +3,7 @@
 TANDEM_REWRITE_GOLDENS=1 writes the expected files anew: read the difference before you commit it.
 """
 
+import json
 import os
 from base64 import b64decode
 from copy import deepcopy
@@ -44,6 +45,7 @@ CASES = {
         "monitoring.enabled=true",
         "monitoring.namespace=monitoring",
         "monitoring.labels.release=prometheus",
+        "monitoring.runbooks=https://example.com/runbooks/",
         "images.registry=registry.example.com/team",
         "images.tag=1.2.3",
         "images.pullSecrets={registry}",
@@ -57,7 +59,7 @@ CASES = {
         "networkPolicies.enabled=false",
     ),
 }
-UNKNOWN_TO_KUBERNETES = ("PodMonitor", "Certificate", "Issuer")
+UNKNOWN_TO_KUBERNETES = ("PodMonitor", "PrometheusRule", "Certificate", "Issuer")
 OPERATOR_RULES = {"jobs": build_rules(GRANTS), "lease": build_rules(LEASE_GRANTS)}
 MADE_AT_RANDOM = ("tls.crt", "tls.key", "ca.crt", "password")
 
@@ -79,6 +81,10 @@ def expected(name: str) -> list[KubernetesObject]:
     for item in kept:
         if item.get("rules") in OPERATOR_RULES.values():
             item["rules"] = "those of files/rules.yaml"
+        if item["kind"] == "PrometheusRule":
+            item["spec"] = "that of files/alerts.yaml"
+        if "dashboard" in item["metadata"]["name"]:
+            item["data"] = dict.fromkeys(item["data"], "that of files/dashboards")
         if item["kind"] == "Secret":
             item["data"] = {key: "?" if key in MADE_AT_RANDOM else value for key, value in item["data"].items()}
     return sorted(
@@ -138,6 +144,27 @@ def test_the_certificates_fit_the_names_under_which_etcd_is_reached() -> None:
     assert secrets["tandem-etcd-client"]["ca.crt"] == secrets["tandem-etcd-server"]["ca.crt"]
     assert client.issuer == server.issuer
     assert client.subject.rfc4514_string() == "CN=tandem-etcd-client"
+
+
+def test_alerts_are_those_of_the_file_and_link_to_where_the_runbooks_are() -> None:
+    found = find("cert-manager-and-monitoring", "PrometheusRule", "alerts")
+    expected = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    for group in expected["groups"]:
+        for rule in group["rules"]:
+            page = rule["annotations"]["runbook_url"].removeprefix("docs/runbooks/")
+            rule["annotations"]["runbook_url"] = f"https://example.com/runbooks/{page}"
+    assert found["spec"] == expected
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_each_dashboard_is_in_a_config_map_that_grafana_finds() -> None:
+    files = {f"tandem-{file.name}": file.read_text() for file in (CHART / "files" / "dashboards").glob("*.json")}
+    maps = [each for each in render("cert-manager-and-monitoring") if "dashboard" in each["metadata"]["name"]]
+    data = {name: text for each in maps for name, text in each["data"].items()}
+    assert {name: json.loads(text) for name, text in data.items()} == {
+        name: json.loads(text) for name, text in files.items()
+    }
+    assert all(each["metadata"]["labels"]["grafana_dashboard"] == "1" for each in maps)
 
 
 def test_an_uninstallation_leaves_the_crd_and_what_jobs_were_given() -> None:

@@ -125,7 +125,10 @@ tolerations:
 {{- $_ := set $settings "etcd_enable_authentication" true -}}
 {{- end -}}
 {{- with .Values.namespaces }}{{ $_ := set $settings "namespaces" (join "," .) }}{{ end -}}
-{{- if .Values.monitoring.enabled }}{{ $_ := set $settings "pod_monitor" true }}{{ end -}}
+{{- if .Values.monitoring.enabled }}{{ $_ := set $settings "pod_monitor" true }}
+{{- $_ := set $settings "monitoring_interval" .Values.monitoring.interval -}}
+{{- with .Values.monitoring.labels }}{{ $_ := set $settings "monitoring_labels" . }}{{ end -}}
+{{- end -}}
 {{- with .Values.monitoring.namespace }}{{ $_ := set $settings "monitoring_namespace" . }}{{ end -}}
 {{- toYaml (merge $settings (.Values.settings | default dict)) -}}
 {{- end -}}

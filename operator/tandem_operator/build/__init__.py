@@ -37,7 +37,7 @@ def build_objects(
         build_service(job),
         build_network_policy(job, settings),
         build_disruption_budget(job),
-        *([build_pod_monitor(job)] if settings.pod_monitor else []),
+        *([build_pod_monitor(job, settings)] if settings.pod_monitor else []),
     ]
     if (pod_group := build_pod_group(job)) is not None:
         objects.append(pod_group)

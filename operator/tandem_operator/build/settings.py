@@ -35,5 +35,9 @@ class BuildSettings(BaseModel):
     keeps it. Empty: the Secret is there already and is left alone."""
     pod_monitor: bool = False
     """Whether the cluster knows PodMonitor (monitoring.coreos.com/v1)."""
+    monitoring_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the PodMonitor, by which Prometheus finds it."""
+    monitoring_interval: str = "30s"
+    """How often metrics are read."""
     monitoring_namespace: str | None = None
     """Namespace whose pods may read metrics through the NetworkPolicy; None: only the job's own pods get through."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tandem_operator.generate.chart import render_chart_crd, render_rules, render_values, render_values_schema
 from tandem_operator.generate.metrics import render_metrics_page
+from tandem_operator.generate.monitoring import MONITORING_FILES
 from tandem_operator.generate.reference import render_reference
 from tandem_operator.generate.sandbox import SANDBOX_FILES
 from tandem_operator.generate.troubleshooting import render_troubleshooting
@@ -14,6 +15,7 @@ from tandem_operator.generate.troubleshooting import render_troubleshooting
 FILES: dict[str, Callable[[], str]] = {
     "helm/tandem/files/crd.yaml": render_chart_crd,
     "helm/tandem/files/rules.yaml": render_rules,
+    **MONITORING_FILES,
     "helm/tandem/values.yaml": render_values,
     "helm/tandem/values.schema.json": render_values_schema,
     **SANDBOX_FILES,

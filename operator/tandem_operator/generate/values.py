@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from tandem_operator.generate.monitoring.alerts import RUNBOOKS
 from tandem_operator.settings import OperatorSettings
 
 SETTINGS = ("device_class", "pod_overlay", "grace_period_seconds", "workers")
@@ -136,15 +137,23 @@ class NetworkPolicies(Values):
 
 
 class Monitoring(Values):
-    """PodMonitors for operator, etcd and each job."""
+    """PodMonitors for operator, etcd and each job, alerts, and dashboards (docs/monitoring.md)."""
 
     enabled: bool = False
     """Needs the Prometheus operator."""
     namespace: Name = ""
     """Where Prometheus runs: network policies let it in."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """By which your Prometheus finds PodMonitors."""
+    """By which your Prometheus finds PodMonitors and rules."""
     interval: Annotated[str, Field(pattern="^[0-9]+(ms|s|m)$")] = "30s"
+    alerts: bool = True
+    """A PrometheusRule; each alert links to its page in docs/runbooks."""
+    runbooks: str = Field(default=RUNBOOKS, min_length=1)
+    """Where these pages can be read, such as https://example.com/tandem/runbooks."""
+    dashboards: bool = True
+    """A ConfigMap for each of Grafana's dashboards."""
+    dashboard_labels: dict[str, str] = Field(default_factory=lambda: {"grafana_dashboard": "1"})
+    """By which your Grafana finds them; this is what the sidecar of Grafana's own chart looks for."""
 
 
 class UserRoles(Values):
