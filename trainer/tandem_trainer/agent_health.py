@@ -36,7 +36,7 @@ def start_agent_health() -> None:
     address = os.environ.get("TANDEM_POD_IP")
     if address:
         PROCESSES.set_function(lambda: len(_list_processes()))
-        server = _Server((address, TRAINER_METRICS_PORT), _Health)
+        server = AgentServer((address, TRAINER_METRICS_PORT))
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
 
 
@@ -64,14 +64,7 @@ def _is_stopped(process: psutil.Process) -> bool:
     return False
 
 
-class _Server(ThreadingTCPServer):
-    """Without the look-up of the pod's name that an HTTPServer begins with, which may take long."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-
-
-class _Health(BaseHTTPRequestHandler):
+class _Answers(BaseHTTPRequestHandler):
     """/healthz: the agent runs. /metrics wants the job's bearer token."""
 
     def do_GET(self) -> None:
@@ -99,3 +92,13 @@ class _Health(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Not a line for each probe."""
+
+
+class AgentServer(ThreadingTCPServer):
+    """Without the look-up of the pod's name that an HTTPServer begins with, which may take long."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, _Answers)
