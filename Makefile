@@ -6,7 +6,7 @@ PYTHON ?= $(shell tools/find-python)
 EXTRAS := operator trainer sidecar rollout sandbox local bench dev
 SETUP := $(VENV)/.set-up
 
-.PHONY: help setup demo test strikes verify generate images lock clean test-gpu ablations chaos cluster-build cluster cluster-down
+.PHONY: help setup demo test strikes verify generate docs images lock clean test-gpu ablations chaos cluster-build cluster cluster-down
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -58,6 +58,10 @@ verify: $(SETUP) ## Lint, types, layers, generated files
 generate: $(SETUP) ## Write CRD, chart, manifests and the reference pages anew
 	$(BIN)/python -m tandem_operator.generate
 	$(BIN)/python -m tools.chart
+	$(BIN)/python -m tools.reference
+
+docs: $(SETUP) ## Build the documentation site into .cache/site, without a network
+	tools/build-docs $(BIN)/python
 
 LOCK = $(BIN)/uv pip compile -q pyproject.toml $(addprefix --extra ,$(EXTRAS)) --generate-hashes --python-version 3.12 --no-header --no-annotate
 lock: $(SETUP) ## Resolve the dependencies anew

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 _INTRODUCTION = """# Ablations, in small
 
 What Kimi k1.5 reports of its algorithm, tried without a GPU on a model of 0.5 M parameters that finds the last
-digit of a sum step by step ([job](../bench/ablations/job.yaml)). `make ablations` runs what
+digit of a sum step by step (`bench/ablations/job.yaml`). `make ablations` runs what
 `bench/ablations/results.jsonl` lacks and writes this page.
 
 All runs start from one model that was warmed up on other problems. A seed decides the order of prompts, the sampling
