@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tandem_core.environment import PodEnvironment
 from tandem_core.errors import TandemError
 from tandem_core.job import load_job
+from tandem_core.logs import configure_logs
 
 from tandem_rollout.storage.address import replay_url
 from tandem_rollout.storage.database import Database, open_database
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--iteration", type=int, help="whose answers (default: the newest)")
     parser.add_argument("--samples", type=int, default=0, help="how many answers (0)")
     options = parser.parse_args()
+    configure_logs(part="excerpt")  # to stderr: what is printed is read by a program
     try:
         excerpt = asyncio.run(_read_own(options.iteration, options.samples))
     except TandemError as error:

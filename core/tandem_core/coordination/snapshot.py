@@ -11,6 +11,7 @@ from tandem_core.coordination.records import Ack, Control, Load, Member, PhaseRe
 from tandem_core.coordination.store import CALL_TIMEOUT_SECONDS, Store
 from tandem_core.environment import PodEnvironment
 from tandem_core.errors import TandemError
+from tandem_core.logs import configure_logs
 from tandem_core.weights.manifest import Commit
 
 PATIENCE_SECONDS = 10.0
@@ -63,6 +64,7 @@ async def _observe_own() -> JobSnapshot:
 
 def main() -> int:
     """Exit code: 1 if etcd could not be read."""
+    configure_logs(part="snapshot")  # to stderr: what is printed is read by a program
     try:
         print(asyncio.run(_observe_own()).model_dump_json())
     except (TandemError, TimeoutError) as error:
