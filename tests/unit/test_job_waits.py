@@ -28,6 +28,7 @@ CREATING = (ContainerFacts("trainer", "ContainerCreating", False, 0), ContainerF
             facts(pods=(pod(ready=False, containers=CREATING),)),
             ["pod add-hybrid-0-x7k2p to be ready (trainer ContainerCreating)"],
         ),
+        (facts(pods=(pod(), pod("inference", ready=False))), []),
         (facts(pods=(pod(ready=False, troubles=("pod a: low on memory",)),)), ["pod a: low on memory"]),
         (
             facts(snapshot=snapshot()),

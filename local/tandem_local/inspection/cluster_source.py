@@ -1,6 +1,7 @@
 """Jobs on a cluster, read by kubectl; what only their pods reach, by programs that are run in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -26,6 +27,8 @@ from tandem_local.kubernetes_values import KubernetesObject
 
 OWNED = "jobs,deployments,persistentvolumeclaims,resourceclaims,services"
 """What a diagnosis looks at beside the pods."""
+AT_A_TIME = 8
+"""Logs that are read at the same time: a job may have hundreds."""
 _SNAPSHOT = ("python", "-m", "tandem_core.coordination.snapshot")
 _EXCERPT = ("python", "-m", "tandem_rollout.excerpt")
 
@@ -66,7 +69,7 @@ class ClusterSource:
         pods = self._list_own("pods", name)
         owned, problems = self._try_list(OWNED, name)
         secrets, forbidden = self._list_secrets(name, pods)
-        logs = dict(self._read_logs([parse_pod(pod) for pod in pods], log_lines))
+        logs = self._read_logs([parse_pod(pod) for pod in pods], log_lines)
         facts = self._observe(body, pods, owned)
         facts = replace(
             facts,
@@ -174,15 +177,18 @@ class ClusterSource:
     def _execute(self, pod: PodFacts, container: str, *command: str) -> str:
         return self._kubectl.run("exec", pod.object_name, f"--container={container}", "--", *command)
 
-    def _read_logs(self, pods: Sequence[PodFacts], lines: int) -> Iterator[tuple[str, str]]:
+    def _read_logs(self, pods: Sequence[PodFacts], lines: int) -> dict[str, str]:
         """By pod/container, and pod/container-before of those that were started again."""
+        wanted: dict[str, tuple[str, ...]] = {}
         for pod in pods:
             for container in pod.containers:
                 name = f"{pod.object_name}/{container.name}"
-                arguments = ("logs", pod.object_name, f"--container={container.name}", f"--tail={lines}")
-                yield name, self._try_run(*arguments)
+                wanted[name] = ("logs", pod.object_name, f"--container={container.name}", f"--tail={lines}")
                 if container.restarts:
-                    yield f"{name}-before", self._try_run(*arguments, "--previous")
+                    wanted[f"{name}-before"] = (*wanted[name], "--previous")
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            texts = pool.map(lambda arguments: self._try_run(*arguments), wanted.values())
+            return dict(zip(wanted, texts, strict=True))
 
     def _try_run(self, *arguments: str) -> str:
         try:

@@ -7,6 +7,7 @@ from tandem_core.coordination.records import Ack, PhaseRecord, Role
 from tandem_core.job import Condition
 from tandem_core.job.conditions import ConditionType, Reason
 from tandem_core.phases import Phase
+from tandem_operator.build import Component
 from tandem_rollout.expected_members import list_names, missing_members, sidecar_names, trainer_names
 
 from tandem_local.inspection.facts import JobFacts, PodFacts
@@ -39,7 +40,8 @@ def find_waits(facts: JobFacts, now: float) -> list[Wait]:
     held = [*_without_operator(facts, now), *_by_conditions(facts)]
     if held:
         return held
-    pods = [wait for pod in facts.pods if not pod.ended for wait in _by_pod(pod)]
+    needed = [pod for pod in facts.pods if not pod.ended and pod.component != Component.INFERENCE]
+    pods = [wait for pod in needed for wait in _by_pod(pod)]
     return [*pods, *_by_master(facts), *_by_phase(facts)]
 
 
