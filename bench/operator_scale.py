@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.operator_scale [--jobs 1000] [--edits 100] [--no-write]
 
-A real control plane (API server, etcd, controllers; no node) on this machine. The plain loop makes the same requests
-that the operator makes for a job - finalizer, objects, status - with as many at a time, and no operator running.
-Both have the controllers' work beside them: they make the pods.
+A real control plane (API server, etcd, controllers; no node, and so no scheduler) on this machine. The plain loop makes
+the same requests that the operator makes for a job - finalizer, objects, status, Event - with as many at a time, and no
+operator running. Jobs are created when their objects are there and controllers have made their pods, in both cases.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
 from tandem_operator.generate.crd import render_crd
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
 from tandem_operator.plan.job import GRACE_ANNOTATION
-from tandem_operator.resources import FINALIZER, JOB, RLJOB, Kind, object_key
+from tandem_operator.resources import EVENT, FINALIZER, JOB, RLJOB, Kind, object_key
 
 from bench.etcd import serve_etcd
 from bench.page import describe_machine, write_section
@@ -38,11 +38,14 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "addition.yaml"
 NAMESPACE = Kind("v1", "Namespace", "namespaces")
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+COMPONENTS = ("hybrid", "master")
+"""What a job has a Job of."""
 AT_A_TIME = 32
 """Jobs that are worked on at the same time: the operator's default."""
 DEADLINE_SECONDS = 600.0
-POLL_SECONDS = 1.0
-"""To list all jobs costs the API server as much as to write some of them."""
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 10.0
+"""Until what follows from one step no longer disturbs the next one."""
 
 
 @dataclass
@@ -109,7 +112,7 @@ class Jobs:
 
     async def release(self, name: str) -> None:
         """As the operator does at a job's end: its Jobs go, then the finalizer."""
-        for component in ("hybrid", "master"):
+        for component in COMPONENTS:
             found = await self._api.read(JOB, self._namespace, f"{name}-{component}")
             if found is not None:
                 await self._api.delete(JOB, self._namespace, found["metadata"]["name"], found["metadata"]["uid"])
@@ -125,17 +128,23 @@ class Jobs:
                 return time.monotonic() - began
             await asyncio.sleep(0.002)
 
-    async def wait(self, ready: Callable[[list[KubernetesObject]], bool]) -> None:
-        """Return when all RLJobs are as `ready` says."""
-        end = time.monotonic() + DEADLINE_SECONDS
-        while not ready(await self.list()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"the jobs are not as they should be after {DEADLINE_SECONDS:.0f} s")
-            await asyncio.sleep(POLL_SECONDS)
+    async def wait(self, ready: Callable[[KubernetesObject | None], bool], kind: Kind = RLJOB, part: str = "") -> None:
+        """Return when each RLJob, or each one's object of that kind, is as `ready` says; None: it is not there.
 
-    async def list(self) -> list[KubernetesObject]:
-        """All RLJobs."""
-        return list((await self._api.read(RLJOB, self._namespace, "") or {})["items"])
+        One after the other, in the order in which they were made: to list all of them, again and again, would cost the
+        API server more than to write some.
+        """
+        end = time.monotonic() + DEADLINE_SECONDS
+        for name in self._names:
+            while not ready(await self._api.read(kind, self._namespace, name + part)):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{name}{part} is not as it should be after {DEADLINE_SECONDS:.0f} s")
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def wait_for_pods(self) -> None:
+        """Return when the controllers have made all pods."""
+        for component in COMPONENTS:
+            await self.wait(_has_pods, JOB, f"-{component}")
 
     async def write_as_operator(self, body: KubernetesObject, *, first: bool) -> None:
         """The requests that the operator makes for a job, one after the other or together as it does."""
@@ -150,11 +159,27 @@ class Jobs:
         for part in (others, workloads):
             await asyncio.gather(*(self._api.apply(object_key(item).kind, item) for item in part))
         await self._apply(RLJOB, {"metadata": {"name": name}, "status": _status(job)}, "status")
+        if first:
+            await self._api.create(EVENT, _event(body))
 
     async def _apply(self, kind: Kind, item: KubernetesObject, subresource: str = "") -> KubernetesObject:
         head = {"apiVersion": kind.api_version, "kind": kind.name}
         item["metadata"]["namespace"] = self._namespace
         return (await self._api.apply(kind, {**head, **item}, subresource=subresource))[0]
+
+
+def _has_pods(workload: KubernetesObject | None) -> bool:
+    return workload is not None and workload.get("status", {}).get("active") == workload["spec"]["parallelism"]
+
+
+def _event(body: KubernetesObject) -> KubernetesObject:
+    """That the job begins."""
+    metadata = body["metadata"]
+    head = {"apiVersion": body["apiVersion"], "kind": body["kind"]}
+    involved = {**head, **{name: metadata[name] for name in ("namespace", "name", "uid")}}
+    words = {"type": "Normal", "reason": "PodsStarting", "message": "Pods are being made, or are not ready yet."}
+    names = {"namespace": metadata["namespace"], "name": f"{metadata['name']}.1"}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": names, "involvedObject": involved, **words, "count": 1}
 
 
 def _status(job: RLJob) -> KubernetesObject:
@@ -178,7 +203,14 @@ async def measure_plain(api: KubernetesApi, jobs: Jobs) -> Times:
         await jobs.delete(name)
         await jobs.release(name)
 
-    times = Times(await jobs.each(create), await jobs.each(update))
+    times = Times()
+    began = time.monotonic()
+    await jobs.each(create)
+    await jobs.wait_for_pods()
+    times.created = time.monotonic() - began
+    await asyncio.sleep(SETTLE_SECONDS)
+    times.updated = await jobs.each(update)
+    await asyncio.sleep(SETTLE_SECONDS)
     times.deleted = await jobs.each(delete)
     return times
 
@@ -186,11 +218,8 @@ async def measure_plain(api: KubernetesApi, jobs: Jobs) -> Times:
 async def measure_operator(api: KubernetesApi, jobs: Jobs, process: psutil.Process, result: Result, edits: int) -> None:
     """The same with RLJobs alone; the operator does the rest."""
 
-    def told(generation: int) -> Callable[[list[KubernetesObject]], bool]:
-        return lambda items: (
-            len(items) == result.jobs
-            and all(item.get("status", {}).get("observedGeneration") == generation for item in items)
-        )
+    def told(generation: int) -> Callable[[KubernetesObject | None], bool]:
+        return lambda job: (job or {}).get("status", {}).get("observedGeneration") == generation
 
     async def create(name: str) -> None:
         await jobs.create(name)
@@ -202,19 +231,21 @@ async def measure_operator(api: KubernetesApi, jobs: Jobs, process: psutil.Proce
     began = time.monotonic()
     await jobs.each(create)
     await jobs.wait(told(1))
+    await jobs.wait_for_pods()
     result.operator.created = time.monotonic() - began
     result.processor_seconds = _processor(process) - used
     result.memory_after = _memory(process)
+    await asyncio.sleep(SETTLE_SECONDS)
     began = time.monotonic()
     await jobs.each(update)
     await jobs.wait(told(2))
     result.operator.updated = time.monotonic() - began
-    await asyncio.sleep(5)  # statuses of pods that cannot be scheduled follow; they are not part of an edit
+    await asyncio.sleep(SETTLE_SECONDS)
     for number in range(edits):
         result.edits.append(await jobs.time_edit(f"job-{number * result.jobs // edits}", 30))
     began = time.monotonic()
     await jobs.each(jobs.delete)
-    await jobs.wait(lambda items: not items)
+    await jobs.wait(lambda job: job is None)
     result.operator.deleted = time.monotonic() - began
 
 
@@ -281,14 +312,14 @@ def describe(result: Result) -> str:
     memory = result.memory_after - result.memory_before
     return f"""
 `.venv/bin/python -m bench.operator_scale`: {result.jobs} RLJobs, each with 10 objects, on a control plane without
-nodes; seconds until all are written. {describe_machine()}
+nodes and without a scheduler; seconds until all are written and controllers have made their pods. {describe_machine()}
 
 | | plain loop, s | operator, s | ratio |
 | --- | --- | --- | --- |
 {table}
 
-- The plain loop makes the operator's own requests (finalizer, objects, status), {AT_A_TIME} jobs at a time. At a job's
-  end the operator waits until its pods have gone, the loop does not.
+- The plain loop makes the operator's own requests (finalizer, objects, status, Event), {AT_A_TIME} jobs at a time. At
+  a job's end the operator waits until its pods have gone, the loop does not.
 - Operator: {1000 * result.processor_seconds / result.jobs:.0f} ms of processor time and
   {1024 * memory / result.jobs:.0f} KiB of memory for each job ({result.memory_before:.0f} MiB without any,
   {result.memory_after:.0f} MiB with all).
@@ -305,7 +336,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     options = parser.parse_args()
-    with serve_control_plane() as kubeconfig, tempfile.TemporaryDirectory() as directory:
+    with serve_control_plane(scheduler=False) as kubeconfig, tempfile.TemporaryDirectory() as directory:
         result = asyncio.run(measure(options.jobs, min(options.edits, options.jobs), kubeconfig, Path(directory)))
     text = describe(result)
     print(text)

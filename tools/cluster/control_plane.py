@@ -43,6 +43,7 @@ class ControlPlane:
     port: int = 6443
     etcd_port: int = 2379
     etcd_peer_port: int = 2380
+    scheduler: bool = True
 
     @property
     def kubeconfig(self) -> Path:
@@ -116,7 +117,8 @@ class ControlPlane:
             "kube-api-burst": "1000",
         }
         self.services.start("kube-controller-manager", [self._program("kube-controller-manager"), *_flags(manager)])
-        self.services.start("kube-scheduler", [self._program("kube-scheduler"), *_flags(shared)])
+        if self.scheduler:
+            self.services.start("kube-scheduler", [self._program("kube-scheduler"), *_flags(shared)])
 
     def _program(self, name: str) -> str:
         return str(self.programs / name)
@@ -140,7 +142,7 @@ class ControlPlane:
 
 
 @contextmanager
-def serve_control_plane() -> Iterator[Path]:
+def serve_control_plane(*, scheduler: bool = True) -> Iterator[Path]:
     """A control plane of its own on free ports of this machine's loopback; its kubeconfig. Seconds to start."""
     programs = find_programs(CONTROL_PLANE)
     with tempfile.TemporaryDirectory(prefix="tandem-control-plane-") as folder:
@@ -148,7 +150,13 @@ def serve_control_plane() -> Iterator[Path]:
         with Services(directory / "logs", restart=False) as services:
             port, etcd_port, etcd_peer_port = find_free_ports(3)
             plane = ControlPlane(
-                programs, directory, services, port=port, etcd_port=etcd_port, etcd_peer_port=etcd_peer_port
+                programs,
+                directory,
+                services,
+                port=port,
+                etcd_port=etcd_port,
+                etcd_peer_port=etcd_peer_port,
+                scheduler=scheduler,
             )
             plane.start()
             yield plane.kubeconfig
