@@ -53,6 +53,8 @@ verify: $(SETUP) ## Lint, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tandem_operator.generate --check
 	$(BIN)/python -m tools.chart --check
+	$(BIN)/python -m tools.reference --check
+	tools/build-docs $(BIN)/python
 	tools/check-tree
 
 generate: $(SETUP) ## Write CRD, chart, manifests and the reference pages anew
