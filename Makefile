@@ -19,7 +19,7 @@ demo: $(SETUP) ## Train a small model by reinforcement learning on this machine 
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
 test: $(SETUP) cluster-build ## Run all tests (40 minutes), but for the long ones (make strikes)
-	$(BIN)/pytest -m 'not long'
+	$(BIN)/pytest -n 2 -m 'not long'
 
 strikes: $(SETUP) cluster-build ## Run the long tests: strikes at jobs on Kubernetes, Helm, the operator in each phase (20 minutes)
 	$(BIN)/pytest -m long
