@@ -5,9 +5,10 @@
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -88,7 +89,7 @@ def main() -> int:
     except TandemError as error:
         print(error, file=sys.stderr)
         return 1
-    print(EXCERPT.dump_json(excerpt).decode())
+    print(json.dumps(asdict(excerpt)))  # a metric may be NaN, which pydantic would write as null
     return 0
 
 
