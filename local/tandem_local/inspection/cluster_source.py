@@ -143,7 +143,7 @@ class ClusterSource:
                 found.append(self._kubectl.get("secret", secret))
             except KubectlFailed as error:
                 if "forbidden" in str(error).lower():
-                    hint = "what they hold is taken out of logs only where it looks like a secret: read the file first"
+                    hint = "what they hold is taken out only where it looks like one; read the file first"
                     return found, [f"Secrets of the namespace ({hint})"]
         return found, []
 

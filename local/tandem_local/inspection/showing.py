@@ -54,9 +54,9 @@ def write_diagnosis(source: JobSource, name: str, output: Path | None) -> None:
     path = output or Path(f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}.tar.gz")
     collection = source.collect(name, LOG_LINES)
     write_files(build_files(collection, now), path, now)
-    console = _console()
-    found = describe_findings(find_problems(collection.facts, now))
-    console.print(Text(collection.redactor.text(found).strip(), style="" if NOTHING_FOUND in found else "yellow"))
+    console = Console(soft_wrap=True)  # lines are for searching, too
+    found = collection.redactor.text(describe_findings(find_problems(collection.facts, now))).strip()
+    console.print(Text(found, style="" if found == NOTHING_FOUND else "yellow"))
     console.print(
         Text(f"{path}: objects, Events, logs and state in etcd, without secrets; read it before you share it")
     )
