@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--unprivileged", action="store_true", help=_UNPRIVILEGED)
     parser.add_argument("--running", type=int, default=processors, help="containers that run at a time")
     parser.add_argument("--ahead", type=int, default=4 * processors, help="containers more that wait ready")
+    parser.add_argument("--sessions", type=int, default=8, help="Jupyter sessions at a time, each in a container")
     parser.add_argument("--queued", type=int, default=256, help="requests at a time; more are told to come again")
     parser.add_argument("--request-seconds", type=float, default=600.0, help="longest time for one request")
     parser.add_argument("--no-host-image", action="store_true", help="do not offer this machine's /usr as image `host`")
@@ -106,6 +107,7 @@ def _parse_settings() -> Settings:
         unprivileged=given.unprivileged,
         running=given.running,
         ahead=given.ahead,
+        sessions=given.sessions,
         queued=given.queued,
         request_seconds=given.request_seconds,
         host_image=not given.no_host_image,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem_sandbox.images.image import Image
+from tandem_sandbox.own_devices import DEVICES, OwnDevices
 
 USER = 1000
 """User and group of the program in its container."""
@@ -17,7 +18,7 @@ _FIRST_HOST_USER = 0x40000000  # far above what machines give to people and serv
 _OPEN_FILES = 1024
 
 _NAMESPACES = ("user", "pid", "mount", "ipc", "uts", "network", "cgroup")
-_MASKED = (
+HIDDEN_IN_PROC = (
     "acpi", "asound", "interrupts", "kcore", "keys", "kmsg", "kpagecount", "kpageflags", "latency_stats", 
     "sched_debug", "scsi", "slabinfo", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
 )  # fmt: skip
@@ -33,6 +34,8 @@ class LanePlaces:
     folder: Path
     unprivileged: bool = False
     """Whether there is only one user to map: the service's own, which is root in its user namespace."""
+    devices: OwnDevices | None = None
+    """What is shown as /dev, and in place of what is hidden; None: the runtime makes it."""
 
     @property
     def bundle(self) -> Path:
@@ -103,7 +106,7 @@ def build_bundle(
             "uidMappings": [places.users],
             "gidMappings": [places.users],
             "seccomp": seccomp,
-            "maskedPaths": [f"/proc/{name}" for name in _MASKED],
+            "maskedPaths": [f"/proc/{name}" for name in HIDDEN_IN_PROC] if places.devices is None else [],
             "readonlyPaths": [f"/proc/{name}" for name in _READ_ONLY],
             "rootfsPropagation": "private",
         },
@@ -115,11 +118,29 @@ def _build_mounts(image: Image, places: LanePlaces) -> Sequence[dict[str, Any]]:
     writable = ("tmp", WORK_FOLDER.lstrip("/")) if places.unprivileged else ()
     return [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": [*secure, "noexec"]},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+        *_build_dev(places),
         _bind(places.writable / "shm", "/dev/shm", [*secure, "rw"]),  # noqa: S108 - a path in the container
+        *_build_hiding(places),
         *(_bind(places.root / name, f"/{name}", [*secure, "rw"]) for name in writable),
         *(_bind(source, f"/{target}", [*secure, "ro"]) for target, source in image.binds.items()),
     ]
+
+
+def _build_dev(places: LanePlaces) -> Sequence[dict[str, Any]]:
+    if places.devices is None:
+        return [
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}
+        ]
+    shown = ["nosuid", "noexec", "ro"]
+    # One by one: crun 1.8 binds no mounts below a folder.
+    nodes = [_bind(places.devices.folder / name, f"/dev/{name}", shown) for name in DEVICES]
+    return [_bind(places.devices.folder, "/dev", shown), *nodes]
+
+
+def _build_hiding(places: LanePlaces) -> Sequence[dict[str, Any]]:
+    if places.devices is None:
+        return []
+    return [_bind(place, f"/proc/{name}", ["nosuid", "noexec", "ro"]) for name, place in places.devices.hiding.items()]
 
 
 def _bind(source: Path, target: str, options: Sequence[str]) -> dict[str, Any]:

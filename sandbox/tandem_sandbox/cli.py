@@ -82,6 +82,9 @@ def _words(text: str) -> list[str]:
 
 def _names(text: str) -> list[str]:
     names = _words(text)
+    imported = [name for name in names if name in LANGUAGES and not LANGUAGES[name].packages]
+    if imported:
+        raise argparse.ArgumentTypeError(f"Debian has no {', '.join(imported)}: import an image that has it (--help)")
     unknown = [name for name in names if name not in LANGUAGES]
     if unknown:
         raise argparse.ArgumentTypeError(f"no language {', '.join(unknown)}: choose from {', '.join(LANGUAGES)}")

@@ -19,27 +19,13 @@ from tandem_sandbox.job import ContainerError, Job
 from tandem_sandbox.mounts import SAFE, mount
 from tandem_sandbox.run_watch import Moment, Stop, blame_memory, plan_stop, plan_wait_seconds, plan_window
 from tandem_sandbox.runtime import Runtime
-from tandem_sandbox.script import READY, build_script
+from tandem_sandbox.script import READY, build_script, build_talking_script
 from tandem_sandbox.stream import Stream
+from tandem_sandbox.threads import Cancellation
 
 _READY_SECONDS = 60.0
 _END_SECONDS = 30.0
 _WAITING_DISK = "size=64m,nr_inodes=4096"
-
-
-class Cancellation:
-    """Ends a run from another thread."""
-
-    def __init__(self) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def cancel(self) -> None:
-        """End the run that watches it, or the next one."""
-        os.eventfd_write(self.descriptor, 1)
-
-    def close(self) -> None:
-        """After the run."""
-        os.close(self.descriptor)
 
 
 @dataclass(slots=True)
@@ -100,10 +86,20 @@ class Container:
         self._tell(build_script(job.command, job.environment))
         stop = self._watch_run(job, group, cancellation, started_at)
         if stop is not None:
-            self._kill()
+            self.kill()
             self._discard_output()
         self._wait_end()
         return stop, time.monotonic() - started_at
+
+    def begin(self, job: Job) -> None:
+        """Start the command and leave it running: what is written to `control` from now on is its input."""
+        self._tell(build_talking_script(job.command, job.environment), close=False)
+        os.set_blocking(self.control, False)
+
+    def kill(self) -> None:
+        """End all its processes: with the first process of a process namespace all end, none can escape by forking."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._first, signal.SIGKILL)
 
     def end(self) -> None:
         """End all its processes and close what is open."""
@@ -112,7 +108,7 @@ class Container:
             self.control = -1
         if self.process.poll() is None:
             if self._first >= 0:
-                self._kill()
+                self.kill()
             else:
                 self.process.kill()
             self._wait_end()
@@ -191,11 +187,6 @@ class Container:
         if close:
             os.close(self.control)
             self.control = -1
-
-    def _kill(self) -> None:
-        """The first process of a process namespace takes all others with it: none can escape by forking."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._first, signal.SIGKILL)
 
     def _discard_output(self) -> None:
         """Until the runtime ends: runc copies what its container writes, and first gets rid of it."""

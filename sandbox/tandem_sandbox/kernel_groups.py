@@ -1,7 +1,7 @@
 """One control group of the kernel, of version 1 or 2: made once, limited and cleaned for each use."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tandem_core.errors import TandemError
@@ -14,9 +14,9 @@ _WORTH_RECLAIMING_BYTES = 1 << 20
 _EMPTY_SECONDS = 10.0
 
 
-def _wait_empty(folder: Path) -> None:
+def _wait_empty(folder: Path, is_empty: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _EMPTY_SECONDS
-    while _read(folder / "cgroup.procs"):
+    while not is_empty():
         if time.monotonic() > deadline:
             raise TandemError(f"processes stay in {folder} although their container has ended")
         time.sleep(0.002)
@@ -69,7 +69,7 @@ class GroupV1:
 
     def clean(self) -> None:
         """Page cache that the last container was charged for goes too, or it would count as the next one's."""
-        _wait_empty(self._memory)
+        _wait_empty(self._memory, lambda: not _read(self._memory / "cgroup.procs"))
         if int(_read(self._memory / "memory.usage_in_bytes")) > _WORTH_RECLAIMING_BYTES:
             _write(self._memory / "memory.force_empty", 0)
         _write(self._memory / "memory.max_usage_in_bytes", 0)
@@ -122,8 +122,8 @@ class GroupV2:
         return _read_field(stat, "anon") + _read_field(stat, "shmem")
 
     def clean(self) -> None:
-        """Make it anew."""
-        _wait_empty(self._folder)
+        """Make it anew. A process that has ended is no longer in cgroup.procs, but keeps the group for a moment."""
+        _wait_empty(self._folder, lambda: _read_field(self._folder / "cgroup.events", "populated") == 0)
         self._folder.rmdir()
         self._folder.mkdir()
 

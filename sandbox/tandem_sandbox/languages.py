@@ -23,7 +23,7 @@ class Language:
     """More programs that must be there, beside the first of both commands."""
     environment: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
-    """Debian packages that have it."""
+    """Debian packages that have it; none: it comes in images that are imported."""
     processes: int = 0
     """Threads that its runtime adds to what a program may have."""
 
@@ -56,6 +56,9 @@ LANGUAGES: Mapping[str, Language] = {
         Language("cpp", "main.cpp", ("./main",), ("g++", *_CPP), ("ld",), packages=("g++",)),
         Language("javascript", "main.js", ("node", "--max-old-space-size={memory}", "main.js"), packages=("nodejs",),
                  processes=16),
+        Language("typescript", "main.ts", ("node", "--max-old-space-size={memory}", "main.js"),
+                 ("tsc", "--target", "es2020", "--module", "commonjs", "main.ts"), ("node",),
+                 packages=("node-typescript", "nodejs"), processes=16),
         Language("java", "Main.java",
                  ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-Xmx{memory}m", "Main"),
                  ("javac", "-J-XX:+UseSerialGC", "-J-Xmx{memory}m", "Main.java"), ("java",),
@@ -79,11 +82,20 @@ LANGUAGES: Mapping[str, Language] = {
         Language("elixir", "main.exs", ("elixir", "main.exs"), packages=("elixir",), processes=64),
         Language("clojure", "main.clj", ("clojure", "main.clj"), packages=("clojure",), processes=32),
         Language("scala", "main.scala", ("scala", "Main"), ("scalac", "main.scala"), packages=("scala",), processes=32),
+        Language("kotlin", "main.kt", ("java", "-XX:+UseSerialGC", "-Xmx{memory}m", "-jar", "main.jar"),
+                 ("kotlinc", "-include-runtime", "-d", "main.jar", "main.kt"), ("java",),
+                 packages=("kotlin", "default-jdk-headless"), processes=32),
         Language("csharp", "main.cs", ("mono", "main.exe"), ("mcs", "-out:main.exe", "main.cs"), ("mono",),
                  packages=("mono-mcs",), processes=16),
         Language("ada", "main.adb", ("./main",), ("gnatmake", "-q", "-O2", "main.adb"), packages=("gnat",)),
         Language("fortran", "main.f90", ("./main",), ("gfortran", "-O2", "-o", "main", "main.f90"),
                  packages=("gfortran",)),
+        Language("nim", "main.nim", ("./main",), ("nim", "c", "-d:release", "--hints:off", "-o:main", "main.nim"),
+                 ("gcc",), packages=("nim", "gcc", "libc6-dev")),
+        Language("swift", "main.swift", ("./main",), ("swiftc", "-O", "-o", "main", "main.swift"), processes=16),
+        Language("dart", "main.dart", ("./main",), ("dart", "compile", "exe", "-o", "main", "main.dart"), processes=16),
+        # A proof is checked by the command `lean main.lean`, which ends with 1 if it is wrong; `sorry` is a warning.
+        Language("lean", "main.lean", ("lean", "--run", "main.lean"), processes=16),
     )
 }  # fmt: skip
 

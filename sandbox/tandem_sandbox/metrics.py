@@ -8,43 +8,49 @@ from tandem_core.metric_kinds import new_registry
 from tandem_core.metrics import Sandbox
 from tandem_core.sandbox.judging import JudgeResult
 from tandem_core.sandbox.messages import RunResult
+from tandem_core.sandbox.sessions import CellResult, SessionDescription
 
-from tandem_sandbox.pool import LanePool
+from tandem_sandbox.service import Service
+
+Answer = RunResult | JudgeResult | CellResult | SessionDescription
 
 
-class PoolCollector(Collector):
-    """Looks at the pool when it is scraped."""
+class ServiceCollector(Collector):
+    """Looks at the service when it is scraped."""
 
-    def __init__(self, observe_pool: Callable[[], LanePool | None]) -> None:
-        self._observe_pool = observe_pool
+    def __init__(self, observe_service: Callable[[], Service | None]) -> None:
+        self._observe_service = observe_service
 
     def collect(self) -> Iterator[Metric]:
-        """Nothing before the pool is there."""
-        pool = self._observe_pool()
-        if pool is None:
+        """Nothing before the service is there."""
+        service = self._observe_service()
+        if service is None:
             return
+        pool = service.pool
         yield Sandbox.RUNNING.family(pool.running)
         yield Sandbox.WAITING.family(pool.waiting)
         yield Sandbox.READY.family(pool.ready)
         yield Sandbox.FAILURES.family(pool.failures)
+        yield Sandbox.SESSIONS.family(len(service.sessions))
 
 
 class SandboxMetrics:
     """Counts requests and verdicts."""
 
-    def __init__(self, observe_pool: Callable[[], LanePool | None]) -> None:
+    def __init__(self, observe_service: Callable[[], Service | None]) -> None:
         self.registry = new_registry()
-        self.registry.register(PoolCollector(observe_pool))
+        self.registry.register(ServiceCollector(observe_service))
         self._verdicts = Sandbox.VERDICTS.build(self.registry)
         self._seconds = Sandbox.REQUEST_SECONDS.build(self.registry)
         self.refused = Sandbox.REFUSED.build(self.registry)
 
-    def note(self, path: str, seconds: float, result: RunResult | JudgeResult) -> None:
-        """A request has been answered."""
+    def note(self, path: str, seconds: float, result: Answer) -> None:
+        """A request has been answered; `path` as the API describes it, with {id} in it."""
         self._seconds.labels(path).observe(seconds)
-        if isinstance(result, RunResult):
-            self._verdicts.labels(result.verdict).inc()
-            return
-        for program in result.programs:
-            for each in program.cases or (program,):
-                self._verdicts.labels(each.verdict).inc()
+        match result:
+            case RunResult() | CellResult():
+                self._verdicts.labels(result.verdict).inc()
+            case JudgeResult():
+                for program in result.programs:
+                    for each in program.cases or (program,):
+                        self._verdicts.labels(each.verdict).inc()

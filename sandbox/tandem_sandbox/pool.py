@@ -1,19 +1,19 @@
 """Gives jobs to lanes: so many run at a time, a few more containers wait ready, and the rest queues in order."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from tandem_sandbox.container import Cancellation
 from tandem_sandbox.images.image import Image
 from tandem_sandbox.job import ContainerError, Job, Outcome
 from tandem_sandbox.lane import Lane
 from tandem_sandbox.run_watch import Stop
+from tandem_sandbox.threads import run_in_thread
 
 _log = structlog.get_logger(__name__)
 _ATTEMPTS = 2
@@ -61,13 +61,7 @@ class LanePool:
 
         Raises ContainerError. When cancelled, the container has ended before this returns.
         """
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
-        self.running += 1
-        try:
+        async with self.turn():
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     return await self._run_once(image, job)
@@ -77,6 +71,18 @@ class LanePool:
                     if attempt == _ATTEMPTS:
                         raise
             raise AssertionError
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a place to run something, and have it."""
+        self.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            yield
         finally:
             self.running -= 1
             self._slots.release()
@@ -91,18 +97,7 @@ class LanePool:
             self._refill(lane, image)
 
     async def _run_in(self, lane: Lane, job: Job) -> Outcome:
-        cancellation = Cancellation()
-        try:
-            running = asyncio.ensure_future(self._in_thread(lane.run, job, cancellation))
-            try:
-                outcome = await asyncio.shield(running)
-            except asyncio.CancelledError:
-                cancellation.cancel()
-                with contextlib.suppress(ContainerError):
-                    await running
-                raise
-        finally:
-            cancellation.close()
+        outcome = await run_in_thread(self._threads, lambda cancellation: lane.run(job, cancellation))
         if outcome.stop == Stop.STARVED:
             raise ContainerError("the machine is too busy: the program got too little processor time to be judged")
         return outcome

@@ -36,6 +36,9 @@ class Moment:
     cpu_seconds: float
 
 
+_MERCY = Moment(wall_seconds=15.0, cpu_seconds=3.0)
+
+
 def idle_window_seconds(limits: Limits) -> float:
     """For how long a program without a limit by the clock may do next to nothing."""
     return limits.cpu_seconds + _IDLE_EXTRA_SECONDS
@@ -66,6 +69,12 @@ def plan_window(limits: Limits, now: Moment, window_start: Moment) -> Moment:
     """Where the window of idleness begins from now on."""
     passed = now.wall_seconds - window_start.wall_seconds >= idle_window_seconds(limits)
     return now if passed else window_start
+
+
+def ignores_interrupt(interrupted: Moment, now: Moment) -> bool:
+    """Whether a cell that was interrupted then goes on nevertheless."""
+    worked = now.cpu_seconds - interrupted.cpu_seconds
+    return worked >= _MERCY.cpu_seconds or now.wall_seconds - interrupted.wall_seconds >= _MERCY.wall_seconds
 
 
 def plan_wait_seconds(limits: Limits, now: Moment, window_start: Moment, *, watched: bool = False) -> float:

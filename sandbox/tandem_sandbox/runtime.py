@@ -9,6 +9,7 @@ from typing import Any
 from tandem_core.sandbox.messages import Holding
 
 from tandem_sandbox.bundle import LanePlaces
+from tandem_sandbox.mounts import SAFE, MountFlag, mount
 
 _NO_KEYRING = ("--no-new-keyring",)  # programs cannot ask for keys, nor may a service in a pod make a keyring
 _OPTIONS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
@@ -26,6 +27,17 @@ HOLDS_LESS = {"runsc": {"processes": Holding.NOT}}
 """Limits that are not held to the point with a runtime: gVisor's kernel makes processes of its own."""
 
 
+def show_read_only(program: str, place: Path) -> str:
+    """Show the program at this place, where nobody can change it; returns the path. Raises OSError.
+
+    Else crun makes itself such a place for each container and starts anew from there: 3 of its 5 ms of processor time.
+    """
+    place.touch()
+    mount(program, place, "", MountFlag.BIND)
+    mount("none", place, "", SAFE | MountFlag.BIND | MountFlag.REMOUNT | MountFlag.READ_ONLY)
+    return str(place)
+
+
 @dataclass(slots=True)
 class Runtime:
     """How containers are made."""
@@ -37,6 +49,8 @@ class Runtime:
     seccomp: dict[str, Any]
     groups: str = ""
     """Control group below which runc makes some, which it cannot be kept from; the containers leave them."""
+    path: str = ""
+    """Where the program is; empty: on PATH."""
     compiled_seccomp: str = ""
     """The same as crun's first container compiled it, in base64: compiling it for each would cost 1.5 ms."""
 
@@ -50,7 +64,7 @@ class Runtime:
         """What runs the container of the bundle, and ends after it."""
         general, of_run = _OPTIONS[self.program]
         files = ["--bundle", str(places.bundle), "--pid-file", str(places.process_file)]
-        return [self.program, "--root", str(self.state_folder), *general, "run", *of_run, *files, name]
+        return [self.path or self.program, "--root", str(self.state_folder), *general, "run", *of_run, *files, name]
 
     def groups_path(self, name: str) -> str | None:
         """`cgroupsPath` of the bundle, for a program that wants one."""

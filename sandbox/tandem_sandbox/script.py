@@ -15,9 +15,7 @@ def build_script(command: Sequence[str], environment: Mapping[str, str]) -> byte
     The shell stays the first process: a program that is the first one of its process namespace does not die of the
     signals that it sends itself. What the shell says of signals must not mix with the program's own words.
     """
-    settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    # `exec`, or a name could be one of the shell's own commands.
-    program = " ".join([*settings, "exec", shlex.join(command)])
+    program = _build_program(command, environment)
     lines = [
         "exec 3>&2 2>/dev/null",
         f"cd {WORK_FOLDER} || exit 126",
@@ -26,3 +24,19 @@ def build_script(command: Sequence[str], environment: Mapping[str, str]) -> byte
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def build_talking_script(command: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """The same for a command that reads what is said to the shell from then on.
+
+    It is one command to the shell, which has read all of it before the program starts: a shell that reads by the
+    letter leaves nothing for the program, one that reads ahead takes nothing from it.
+    """
+    program = _build_program(command, environment)
+    return f"{{ cd {WORK_FOLDER} && exec 3>&2 2>/dev/null && ({program}) 2>&3 3>&-; exit $?; }}\n".encode()
+
+
+def _build_program(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    # `exec`, or a name could be one of the shell's own commands.
+    return " ".join([*settings, "exec", shlex.join(command)])

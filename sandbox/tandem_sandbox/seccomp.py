@@ -4,9 +4,11 @@ from typing import Any
 
 _ENOSYS = 38
 _EPERM = 1
+_EOPNOTSUPP = 95
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEW* of clone(2): time, mount, cgroup, uts, ipc, user, pid, net
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _SOCKET_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6: not AF_VSOCK, which no namespace confines, nor AF_ALG ...
+_AF_NETLINK = 16
 _PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 
 # What is left out on purpose, beside what only administrators need: ptrace, process_vm_readv, process_vm_writev, kcmp,
@@ -57,6 +59,8 @@ def build_seccomp(machine: str, *, control_groups: bool = True) -> dict[str, Any
             "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
         },
+        # libzmq, and so each Jupyter kernel, takes this for a machine that lists no interfaces; of others it dies.
+        _allow_equal("socket", _AF_NETLINK) | {"action": "SCMP_ACT_ERRNO", "errnoRet": _EOPNOTSUPP},
         {"names": ["ptrace", "mount", "unshare", "setns"], "action": "SCMP_ACT_ERRNO", "errnoRet": _EPERM},
     ]
     return {

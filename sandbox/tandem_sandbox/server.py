@@ -11,9 +11,10 @@ from prometheus_client import start_http_server
 from tandem_core.errors import TandemError
 from tandem_core.logs import configure_logs
 
-from tandem_sandbox.api import Presence, build_api
+from tandem_sandbox.api import build_api
 from tandem_sandbox.control_group import Groups
 from tandem_sandbox.service import Service
+from tandem_sandbox.serving import Presence
 from tandem_sandbox.settings import Settings
 
 _log = structlog.get_logger(__name__)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import platform
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from tandem_core.sandbox.messages import (
     RunResult,
     Verdict,
 )
+from tandem_core.sandbox.sessions import SessionDescription, SessionRequest
 
 from tandem_sandbox.control_group import Groups
 from tandem_sandbox.images.host_image import make_host_image
@@ -31,8 +33,10 @@ from tandem_sandbox.languages import COMPILE_ENVIRONMENT, LANGUAGES, languages_i
 from tandem_sandbox.mounts import SAFE, mount
 from tandem_sandbox.pool import LanePool
 from tandem_sandbox.programs import CompileError, Programs, UnknownLanguage
-from tandem_sandbox.runtime import Runtime
+from tandem_sandbox.runtime import Runtime, show_read_only
 from tandem_sandbox.seccomp import build_seccomp
+from tandem_sandbox.sessions.kernels import PACKAGES, kernels_in
+from tandem_sandbox.sessions.sessions import Sessions
 from tandem_sandbox.settings import Settings
 from tandem_sandbox.verdicts import verdict_of
 
@@ -41,8 +45,14 @@ class Service:
     """`async with Service.open(settings, groups) as service`."""
 
     def __init__(
-        self, settings: Settings, pool: LanePool, images: Sequence[Image], holds: Mapping[str, Holding]
+        self,
+        settings: Settings,
+        pool: LanePool,
+        sessions: Sessions,
+        images: Sequence[Image],
+        holds: Mapping[str, Holding],
     ) -> None:
+        self.sessions = sessions
         self._images = images
         self.holds = holds
         self.pool = pool
@@ -60,16 +70,22 @@ class Service:
         seccomp = build_seccomp(platform.machine(), control_groups=not settings.unprivileged)
         runtime = Runtime(settings.runtime, settings.run_folder / "runtime", seccomp, settings.runtime_group_name)
         runtime.state_folder.mkdir(mode=0o700)
+        found = shutil.which(settings.runtime)
+        if settings.runtime == "crun" and not settings.unprivileged and found is not None:
+            runtime.path = show_read_only(found, settings.run_folder / "crun")
+        single = settings.running + settings.ahead
         lanes = [
-            Lane.make(number, settings, runtime, groups.create(f"lane-{number}"))
-            for number in range(settings.running + settings.ahead)
+            Lane.make(
+                number, settings, runtime, groups.create(f"lane-{number}" if number < single else f"session-{number}")
+            )
+            for number in range(single + settings.sessions)
         ]
-        async with LanePool(lanes, settings.running) as pool:
+        async with LanePool(lanes[:single], settings.running) as pool, Sessions(lanes[single:], pool) as sessions:
             try:
                 await pool.warm(images[0])
             except ContainerError as error:
                 raise TandemError(str(error)) from error
-            yield cls(settings, pool, images, groups.holds)
+            yield cls(settings, pool, sessions, images, groups.holds)
 
     def find_image(self, name: str | None, language: str | None) -> Image:
         """The image of this name, or the first one that has the language. Raises UnknownLanguage."""
@@ -82,9 +98,21 @@ class Service:
         where = f"image {name} has" if name else "no image has"
         raise UnknownLanguage(f"{where} no {language}: build one with `tandem-sandbox image build`")
 
+    async def make_session(self, request: SessionRequest) -> SessionDescription:
+        """Start a kernel. Raises UnknownLanguage, KernelError, SessionsFull, ContainerError."""
+        for image in self._images:
+            if request.image in (None, image.name) and request.kernel in kernels_in(image):
+                return await self.sessions.make(image, request)
+        where = f"image {request.image} has" if request.image else "no image has"
+        raise UnknownLanguage(
+            f"{where} no Jupyter kernel {request.kernel}: build one as root with `tandem-sandbox image build notebooks "
+            f"--packages {','.join(PACKAGES)}` (and Debian's packages of other kernels), and start the service again"
+        )
+
     def list_languages(self) -> LanguageList:
         """All languages that an image has."""
         having = {image.name: set(languages_in(image)) for image in self._images}
+        kernels = {image.name: kernels_in(image) for image in self._images}
         return LanguageList(
             languages=tuple(
                 LanguageDescription(name=name, images=images, compiled=language.compile is not None)
@@ -92,6 +120,10 @@ class Service:
                 if (images := tuple(image for image, names in having.items() if name in names))
             ),
             limits=self.holds,
+            kernels={
+                kernel: tuple(image for image, names in kernels.items() if kernel in names)
+                for kernel in sorted(set().union(*kernels.values()))
+            },
         )
 
     async def judge(self, request: JudgeRequest) -> JudgeResult:

@@ -39,6 +39,8 @@ class Settings(BaseModel):
     """Containers that run at a time: as many as processors, or their programs disturb each other."""
     ahead: int = Field(ge=0, le=1024)
     """Containers more that wait ready."""
+    sessions: int = Field(default=8, ge=0, le=1024)
+    """Sessions at a time; one more is told to come again."""
     queued: int = Field(default=256, ge=1)
     """Requests at a time; one more is told to come again."""
     request_seconds: float = Field(default=600.0, gt=0)

@@ -244,6 +244,12 @@ async def test_isolate_syscall_flag_4_file_locks_reach_no_other_run(attacked: Sa
     assert (second.verdict, (await first).verdict) == (Verdict.OK, Verdict.OK), second
 
 
+@pytest.mark.usefixtures("control_groups")
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/urandom", "/proc/keys"])
+async def test_isolate_syscall_flag_4_locks_on_devices_reach_no_other_run(attacked: SandboxClient, path: str) -> None:
+    await test_isolate_syscall_flag_4_file_locks_reach_no_other_run(attacked, path)
+
+
 async def test_isolate_syscall_flag_4_nobody_is_watched_through_shared_files(attacked: SandboxClient) -> None:
     watch = """
 import ctypes, os, select

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import kubernetes_validate
 import pytest
@@ -19,7 +20,7 @@ from tandem_operator.generate.sandbox import (
     render_sandbox,
 )
 from tandem_sandbox.__main__ import build_parser
-from tandem_sandbox.metrics import PoolCollector
+from tandem_sandbox.metrics import ServiceCollector
 
 ROOT = Path(__file__).parents[2]
 OBJECTS: list[KubernetesObject] = list(yaml.safe_load_all(render_sandbox()))
@@ -97,7 +98,8 @@ def test_it_is_scaled_by_the_queue_that_it_exports() -> None:
     (metric,) = autoscaler["metrics"]
     assert metric["type"] == "Pods"
     name = metric["pods"]["metric"]["name"]
-    exported = {each.name: each.samples[0].value for each in PoolCollector(lambda: Pool()).collect()}  # type: ignore[arg-type,return-value]
+    service = SimpleNamespace(pool=Pool(), sessions=())
+    exported = {each.name: each.samples[0].value for each in ServiceCollector(lambda: service).collect()}  # type: ignore[arg-type,return-value]
     assert exported[name] == Pool.waiting
     assert name == QUEUE_METRIC
     assert autoscaler["scaleTargetRef"] == {

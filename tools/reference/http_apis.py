@@ -7,6 +7,7 @@ from typing import Any
 
 import tandem_rollout.api
 import tandem_sandbox.api
+import tandem_sandbox.serving
 import tandem_sidecar.api
 from fastapi import FastAPI
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, MASTER_PORT
@@ -40,7 +41,7 @@ def _build_master() -> FastAPI:
 
 
 def _build_sandbox() -> FastAPI:
-    return tandem_sandbox.api.build_api(tandem_sandbox.api.Presence(Settings.model_construct(token="")))
+    return tandem_sandbox.api.build_api(tandem_sandbox.serving.Presence(Settings.model_construct(token="")))
 
 
 def _describe(title: str, where: str, application: FastAPI) -> Iterator[str]:

@@ -38,26 +38,35 @@ class Verdict(StrEnum):
     """The sandbox failed; this says nothing about the program. Worth another try."""
 
 
-class Limits(Message):
-    """What one run may use."""
+class CellLimits(Message):
+    """What one run may use, or one cell of a session."""
 
     cpu_seconds: float = Field(default=10.0, gt=0, le=3600)
     """Processor time of all its processes together. Alone decides TLE, unless the program is idle."""
     wall_seconds: float | None = Field(default=None, gt=0, le=7200)
     """Longest time by the clock, to the point. None: a program is ended when it is idle, or ten times its processor
     time has passed, so that a busy machine changes no verdict."""
+    output_bytes: int = Field(default=16 * MEBIBYTE, ge=0, le=256 * MEBIBYTE)
+    """Most bytes on standard output, and on standard error; of a cell: of all its outputs together."""
+
+
+class SessionLimits(Message):
+    """What a container may hold, for one run or for all cells of a session."""
+
     memory_bytes: int = Field(default=512 * MEBIBYTE, ge=4 * MEBIBYTE)
     """Memory of all its processes, files in memory and page cache included; there is no swap."""
     processes: int = Field(default=64, ge=1, le=4096)
     """Processes and threads at a time."""
     cpus: float = Field(default=1.0, gt=0, le=256)
     """Processors it may use at a time."""
-    output_bytes: int = Field(default=16 * MEBIBYTE, ge=0, le=256 * MEBIBYTE)
-    """Most bytes on standard output, and on standard error."""
     disk_bytes: int = Field(default=64 * MEBIBYTE, ge=MEBIBYTE)
     """All files it writes. They are in memory, and count there too."""
     files: int = Field(default=4096, ge=64, le=1_000_000)
     """Files and folders it may make."""
+
+
+class Limits(SessionLimits, CellLimits):
+    """What one run may use."""
 
 
 class File(Message):
@@ -95,7 +104,8 @@ class File(Message):
         return self
 
 
-def _check_path(path: str) -> str:
+def check_work_path(path: str) -> str:
+    """The same path, if it stays below the working folder. Raises ValueError."""
     parts = path.split("/")
     if path.startswith("/") or any(part in ("", ".", "..") for part in parts) or "\0" in path or len(path) > 255:
         raise ValueError(f"{path!r} is not a path below the working folder: write it like data/input.txt")
@@ -143,13 +153,13 @@ class RunRequest(Message):
     @classmethod
     def _files_stay_below(cls, files: Mapping[str, File]) -> Mapping[str, File]:
         for path in files:
-            _check_path(path)
+            check_work_path(path)
         return files
 
     @field_validator("outputs")
     @classmethod
     def _outputs_stay_below(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(path if path == "**" else _check_path(path) for path in outputs)
+        return tuple(path if path == "**" else check_work_path(path) for path in outputs)
 
     @model_validator(mode="after")
     def _one_program(self) -> Self:
@@ -214,6 +224,8 @@ class LanguageList(Message):
     """By name."""
     limits: Mapping[str, Holding]
     """Each field of Limits."""
+    kernels: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Jupyter kernels for sessions, and the images that have them."""
 
 
 class Readiness(Message):

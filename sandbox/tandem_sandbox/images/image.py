@@ -44,7 +44,13 @@ class Image(BaseModel):
         """Whether there is such a program on its PATH. Links that leave the image are taken as they are."""
         return any(self._exists(f"{folder.strip('/')}/{program}") for folder in self.path.split(":"))
 
+    def place(self, path: str) -> Path:
+        """Where a path of the image, without the first slash, lies on this machine."""
+        for target in sorted(self.binds, key=len, reverse=True):
+            if path == target or path.startswith(f"{target}/"):
+                return self.binds[target] / path[len(target) :].lstrip("/")
+        return self.root / path
+
     def _exists(self, path: str) -> bool:
-        top, _, rest = path.partition("/")
-        place = self.binds[top] / rest if top in self.binds else self.root / path
+        place = self.place(path)
         return place.is_symlink() or place.is_file()

@@ -1,0 +1,1 @@
+"""Sessions: Jupyter kernels that wait in containers for cells."""
