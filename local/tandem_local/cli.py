@@ -16,6 +16,7 @@ from tandem_local.commands.scale import scale
 from tandem_local.commands.status import status
 from tandem_local.commands.stop import stop
 from tandem_local.commands.top import top
+from tandem_local.commands.ui import ui
 from tandem_local.commands.validate import validate
 from tandem_local.errors_for_people import run_app
 
@@ -37,6 +38,7 @@ app.command("logs")(logs)
 app.command("diagnose")(diagnose)
 app.command("scale")(scale)
 app.command("stop")(stop)
+app.command("ui")(ui)
 app.command("report")(report)
 app.command("validate")(validate)
 app.command("render")(render)

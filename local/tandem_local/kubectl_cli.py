@@ -8,6 +8,7 @@ from tandem_local.kubectl_commands.logs import logs
 from tandem_local.kubectl_commands.samples import samples
 from tandem_local.kubectl_commands.status import status
 from tandem_local.kubectl_commands.top import top
+from tandem_local.kubectl_commands.ui import ui
 
 app = typer.Typer(
     name="kubectl tandem",
@@ -25,6 +26,7 @@ app.command("top")(top)
 app.command("samples")(samples)
 app.command("logs")(logs)
 app.command("diagnose")(diagnose)
+app.command("ui")(ui)
 
 
 def main() -> None:

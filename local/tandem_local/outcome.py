@@ -7,11 +7,11 @@ from pathlib import Path
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJob
 from tandem_core.phases import TO_INFERENCE, TO_TRAINING
+from tandem_rollout.page.phase_times import format_seconds, switch_seconds
 
 from tandem_local.log_files import read_tail
 from tandem_local.places import Places
 from tandem_local.progress import describe_duration
-from tandem_local.report.phase_times import format_seconds, switch_seconds
 from tandem_local.run_directory import RunDirectory
 from tandem_local.run_state import Condition, RunState, RunStatus
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -44,21 +46,15 @@ def main() -> int:
 
 async def serve(job: RLJob, pod: PodEnvironment, token: str) -> int:
     """Answer HTTP at once, lead the job to its end; returns the exit code."""
-    presence = Presence(token)
+    presence = Presence(token, job)
     server = _Server(
-        uvicorn.Config(
-            build_api(presence),
-            host=pod.pod_ip,
-            port=MASTER_PORT,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=5,
-        )
+        uvicorn.Config(build_api(presence), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     )
+    sockets = listen(pod.pod_ip, MASTER_PORT)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(server.serve(), name="HTTP API")
+    serving = asyncio.create_task(server.serve(sockets), name="HTTP API")
     leading = asyncio.create_task(run_master(job, pod, presence), name="master")
     stopping = asyncio.create_task(stop.wait(), name="signals")
     try:
@@ -70,13 +66,29 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str) -> int:
         if stop.is_set():
             log.info("stopping on a signal")
             return TERMINATED
-        raise TandemError(f"the HTTP API at {pod.pod_ip}:{MASTER_PORT} ended: see above; is the port taken?")
+        raise TandemError(f"the HTTP API at {pod.pod_ip}:{MASTER_PORT} ended: see above")
     finally:
         stopping.cancel()
         leading.cancel()
         await asyncio.wait([leading])
         server.should_exit = True
         await asyncio.wait([serving])
+
+
+def listen(address: str, port: int) -> list[socket.socket]:
+    """Sockets on the pod's address, and in a pod with one of its own on 127.0.0.1: there `kubectl port-forward` knocks.
+
+    Raises TandemError if the port is taken.
+    """
+    addresses = [address] if ipaddress.ip_address(address).is_loopback else [address, "127.0.0.1"]
+    try:
+        return [socket.create_server((each, port), family=_family(each)) for each in addresses]
+    except OSError as error:
+        raise TandemError(f"cannot listen on {' and '.join(addresses)}, port {port}: {error.strerror}") from error
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
 
 
 class _Server(uvicorn.Server):

@@ -1,8 +1,8 @@
-"""The master's HTTP API: batches for the trainer, health, metrics."""
+"""The master's HTTP API: batches for the trainer, health, metrics, and the job's page."""
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -10,8 +10,12 @@ from fastapi import Depends, FastAPI, HTTPException, Response
 from fastapi import Path as PathParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from tandem_core.batches import TrainingBatch
+from tandem_core.coordination.records import Member, Summary
+from tandem_core.job import RLJob
 
 from tandem_rollout.metrics import JobState, render_metrics
+from tandem_rollout.page.routes import PageSource, add_page
+from tandem_rollout.storage.history import ServedRecord
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 
 CACHED = 2  # batches: every rank asks for the same one, at about the same time
@@ -23,11 +27,15 @@ class Presence:
     """What the API answers from; filled in while the master starts."""
 
     token: str
+    job: RLJob | None = None
     buffer: ReplayBuffer | None = None
     build_warmup: Callable[[int], TrainingBatch] | None = None
     """The warm-up batch of a step."""
     observe_job: Callable[[], JobState | None] = lambda: None
-    """What the metrics say; None: the job has not begun."""
+    """What the metrics and the page say; None: the job has not begun."""
+    observe_members: Callable[[], Collection[Member]] = lambda: ()
+    observe_served: Callable[[], list[ServedRecord]] = list
+    """What the replay buffer does not have yet of which engine served which version when."""
     batches: dict[str, bytes] = field(default_factory=dict)
     """The last answers."""
     building: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -39,7 +47,7 @@ class Presence:
 
 
 def build_api(presence: Presence) -> FastAPI:
-    """The application; everything but /healthz and /readyz wants the job's bearer token."""
+    """The application; everything but /healthz, /readyz and the page without its data wants the job's bearer token."""
     application = FastAPI(title="Tandem rollout master", docs_url=None, redoc_url=None, openapi_url=None)
     bearer = HTTPBearer(auto_error=False)
 
@@ -69,7 +77,22 @@ def build_api(presence: Presence) -> FastAPI:
     async def metrics() -> Response:
         return Response(render_metrics(presence.observe_job), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    add_page(application, _page_source(presence), Depends(authorize))
     return application
+
+
+def _page_source(presence: Presence) -> PageSource:
+    def observe_summary() -> Summary | None:
+        state = presence.observe_job()
+        return state.summary if state is not None else None
+
+    return PageSource(
+        observe_job=lambda: presence.job,
+        observe_buffer=lambda: presence.buffer,
+        observe_summary=observe_summary,
+        observe_members=lambda: presence.observe_members(),
+        observe_served=lambda: presence.observe_served(),
+    )
 
 
 async def _batch(presence: Presence, iteration: int) -> bytes:

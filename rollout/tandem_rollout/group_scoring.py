@@ -7,7 +7,7 @@ from tandem_rollout.prompts import Prompt
 from tandem_rollout.rewards.answers import RewardError
 from tandem_rollout.rewards.scoring import Answer, Scoring
 from tandem_rollout.tokenization import Tokenizer
-from tandem_rollout.trajectory import FinishReason, Group, Score, ScoredGroup, ScoredSample, Trajectory
+from tandem_rollout.trajectory import FinishReason, Group, Score, ScoredGroup, ScoredSample, Trajectory, build_pieces
 
 
 class GroupScorer:
@@ -59,7 +59,11 @@ class GroupScorer:
         samples = iter(zip(trajectories, texts, scores, strict=True))
         for group in groups:
             found = [next(samples) for _ in group.trajectories]
-            members = tuple(ScoredSample(one, text, score) for one, text, score in found if score is not None)
+            members = tuple(
+                ScoredSample(one, text, score, build_pieces(one, text, self._tokenizer.decode))
+                for one, text, score in found
+                if score is not None
+            )
             if not members:
                 raise RewardError(
                     f"no answer of group {group.id} (prompt {group.prompt_id}) could be scored: see the log"

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import structlog
 from tandem_core.coordination.records import Ack, Activity, Member
 
+from tandem_rollout.served_versions import ServedVersions
 from tandem_rollout.storage.errors import StorageError
+from tandem_rollout.storage.history import ServedRecord
 from tandem_rollout.storage.replay_buffer import ReplayBuffer
 
 log = structlog.get_logger()
@@ -16,10 +18,11 @@ QUEUE_SIZE = 256
 
 
 class HistoryWriter:
-    """Activities and phase times go in; `run` writes them, one iteration at a time."""
+    """Activities, phase times and served versions go in; `run` writes them, one iteration at a time."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._buffer = buffer
+        self._served = ServedVersions()
         self._activities: defaultdict[str, list[Activity]] = defaultdict(list)
         self._queue: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue(QUEUE_SIZE)
 
@@ -32,14 +35,25 @@ class HistoryWriter:
         """What the master in `pod` did."""
         self._activities[pod].append(activity)
 
+    def note_engines(self, members: Iterable[Member], now: float) -> None:
+        """What engines say of themselves at `now` (Unix seconds)."""
+        self._served.observe(members, now)
+
+    def current_served(self, now: float) -> list[ServedRecord]:
+        """What the replay buffer does not have yet of which engine served which version when."""
+        return self._served.current(now)
+
     async def end_iteration(self, iteration: int, phase_seconds: Mapping[str, float]) -> None:
-        """Write the iteration's phase times, and all activities noted."""
+        """Write the iteration's phase times, and all that was noted."""
         noted, self._activities = self._activities, defaultdict(list)
+        served = self._served.take()
 
         async def write() -> None:
             for pod, activities in noted.items():
                 if activities:
                     await self._buffer.add_activities(pod, iteration, activities)
+            if served:
+                await self._buffer.add_served(served)
             await self._buffer.record_iteration(iteration, version=iteration, metrics={}, phase_seconds=phase_seconds)
 
         await self._queue.put(write)

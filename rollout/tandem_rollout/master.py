@@ -92,10 +92,13 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         driver = PhaseDriver(
             job, keys, store, leadership, members, control, buffer, rollouts, evaluator, history, pod=pod.pod_name
         )
+        presence.observe_members = lambda: members.values.values()
+        presence.observe_served = lambda: history.current_served(time.time())
         presence.observe_job = lambda: dataclasses.replace(driver.observe(), groups=rollouts.count_groups())
         reporter = LiveReporter(job.spec, driver, rollouts, pool)
         following = _follow_control(job.spec, control, client, pool)
-        work = (pool.run(), rollouts.run(), history.run(), reporter.run(), following, _watch_leadership(leadership))
+        watching = (_watch_leadership(leadership), _watch_engines(members, history))
+        work = (pool.run(), rollouts.run(), history.run(), reporter.run(), following, *watching)
         try:
             return await _run_together(driver, work)
         finally:
@@ -128,6 +131,13 @@ async def _follow_control(spec: RLJobSpec, control: Mirror[Control], client: Eng
 
 def _request_timeout(spec: RLJobSpec, control: Mirror[Control]) -> float:
     return ROUNDS_IN_A_REQUEST * live_spec(spec, control.value).deadlines.rollout
+
+
+async def _watch_engines(members: Mirror[Member], history: HistoryWriter) -> None:
+    """Note which engine serves which version, as it changes."""
+    while True:
+        history.note_engines(members.values.values(), time.time())
+        await members.next_change()
 
 
 async def _watch_leadership(leadership: Leadership) -> None:

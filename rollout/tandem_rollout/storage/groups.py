@@ -23,7 +23,7 @@ from tandem_rollout.trajectory import Group, ScoredGroup, ScoredSample, Trajecto
 _TRAJECTORIES = cast("SqlTable", TrajectoryRow.__table__)
 _INDEX_BITS = 16
 _PROGRESS = ("state", "length", "finish_reason", "first_version", "last_version")
-_SCORE = ("text", "reward", "parts", "correct")
+_SCORE = ("text", "reward", "parts", "correct", "pieces")
 
 
 def trajectory_id(group_id: int, index: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Row, Select, create_engine, select
+from sqlalchemy import Row, Select, case, create_engine, func, select
 from sqlalchemy.engine import Connection
 
 from tandem_rollout.storage.errors import StorageError, translated_errors
@@ -18,6 +18,7 @@ from tandem_rollout.storage.tables import (
     GroupRow,
     InfoRow,
     IterationRow,
+    ServedRow,
     TrajectoryRow,
 )
 
@@ -35,6 +36,17 @@ class IterationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Which iterations are recorded, and whether there is anything new."""
+
+    first: int = 0
+    last: int = 0
+    """0 if none is recorded, or only the warm-up."""
+    changed_at: float = 0.0
+    """Unix time in seconds of the newest change."""
+
+
+@dataclass(frozen=True, slots=True)
 class ActivityRecord:
     """A stretch of work of one pod; Unix seconds."""
 
@@ -43,6 +55,26 @@ class ActivityRecord:
     iteration: int
     started_at: float
     ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRecord:
+    """A stretch of time in which the engine of a pod served a version; Unix seconds."""
+
+    pod: str
+    version: int
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyRecord:
+    """What an evaluation came to."""
+
+    iteration: int
+    accuracy: float
+    """Share of right answers."""
+    prompts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +131,53 @@ class SampleRecord:
 
 SELECT_INFO = select(InfoRow)
 SELECT_ITERATIONS = select(IterationRow).order_by(IterationRow.iteration)
+SELECT_EXTENT: Select[*tuple[Any, ...]] = select(
+    func.min(IterationRow.iteration).label("first"),
+    func.max(IterationRow.iteration).label("last"),
+    func.max(IterationRow.recorded_at).label("changed_at"),
+)
 SELECT_ACTIVITIES = select(ActivityRow).order_by(ActivityRow.started_at)
+SELECT_ACCURACIES = (
+    select(
+        EvaluationSampleRow.iteration,
+        func.avg(case((EvaluationSampleRow.correct, 1.0), else_=0.0)).label("accuracy"),
+        func.count().label("prompts"),
+    )
+    .group_by(EvaluationSampleRow.iteration)
+    .order_by(EvaluationSampleRow.iteration)
+)
 SELECT_EVALUATIONS = select(EvaluationRow).order_by(EvaluationRow.iteration)
 SELECT_EVALUATION_SAMPLES = select(EvaluationSampleRow).order_by(
     EvaluationSampleRow.iteration, EvaluationSampleRow.position
 )
 
 
+# Named, as replay buffers of an earlier Tandem lack the others.
+_SAMPLE_COLUMNS = (
+    *(TrajectoryRow.group_id, TrajectoryRow.place, TrajectoryRow.text, TrajectoryRow.reward, TrajectoryRow.parts),
+    *(TrajectoryRow.correct, TrajectoryRow.length, TrajectoryRow.finish_reason),
+    *(TrajectoryRow.first_version, TrajectoryRow.last_version),
+)
+
+
+def select_activities(first: int, last: int) -> Select[*tuple[Any, ...]]:
+    """Activities of iterations `first` to `last`, by start."""
+    return SELECT_ACTIVITIES.where(ActivityRow.iteration.between(first, last))
+
+
+def select_served(started_at: float, ended_at: float) -> Select[*tuple[Any, ...]]:
+    """Stretches that touch the time between the two, by start."""
+    return (
+        select(ServedRow)
+        .where(ServedRow.started_at < ended_at, ServedRow.ended_at > started_at)
+        .order_by(ServedRow.started_at)
+    )
+
+
 def select_samples(iteration: int, limit: int) -> Select[*tuple[Any, ...]]:
     """Answers that were trained on in `iteration`."""
     return (
-        select(TrajectoryRow, GroupRow.prompt_id, GroupRow.prompt, GroupRow.trained_iteration)
+        select(*_SAMPLE_COLUMNS, GroupRow.prompt_id, GroupRow.prompt, GroupRow.trained_iteration)
         .join(GroupRow, GroupRow.id == TrajectoryRow.group_id)
         .where(GroupRow.trained_iteration == iteration)
         .order_by(TrajectoryRow.id)
@@ -129,9 +197,25 @@ def read_iterations(rows: Sequence[Row[Any]]) -> list[IterationRecord]:
     ]
 
 
+def read_extent(rows: Sequence[Row[Any]]) -> Extent:
+    """The row of SELECT_EXTENT."""
+    (row,) = rows
+    return Extent() if row.last is None else Extent(row.first, row.last, row.changed_at)
+
+
 def read_activities(rows: Sequence[Row[Any]]) -> list[ActivityRecord]:
     """Rows of SELECT_ACTIVITIES."""
     return [ActivityRecord(row.pod, row.name, row.iteration, row.started_at, row.ended_at) for row in rows]
+
+
+def read_served(rows: Sequence[Row[Any]]) -> list[ServedRecord]:
+    """Rows of `select_served`."""
+    return [ServedRecord(row.pod, row.version, row.started_at, row.ended_at) for row in rows]
+
+
+def read_accuracies(rows: Sequence[Row[Any]]) -> list[AccuracyRecord]:
+    """Rows of SELECT_ACCURACIES."""
+    return [AccuracyRecord(row.iteration, float(row.accuracy), row.prompts) for row in rows]
 
 
 def read_evaluations(rows: Sequence[Row[Any]], sample_rows: Sequence[Row[Any]]) -> list[EvaluationRecord]:

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tandem_core.coordination.records import Activity
 
-from tandem_rollout.storage.history import EvaluationSample
+from tandem_rollout.storage.history import EvaluationSample, ServedRecord
 from tandem_rollout.storage.segments import int32_bytes
-from tandem_rollout.storage.tables import ActivityRow, EvaluationRow, EvaluationSampleRow, IterationRow
+from tandem_rollout.storage.tables import ActivityRow, EvaluationRow, EvaluationSampleRow, IterationRow, ServedRow
 from tandem_rollout.storage.upsert import upsert
 
 
@@ -49,6 +50,11 @@ async def write_activities(
         for activity in activities
     }
     await upsert(connection, ActivityRow, list(rows.values()))
+
+
+async def write_served(connection: AsyncConnection, served: Sequence[ServedRecord]) -> None:
+    """Insert stretches of time; one of the same pod and start is replaced."""
+    await upsert(connection, ServedRow, [asdict(record) for record in served])
 
 
 async def write_evaluation(

@@ -10,33 +10,46 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tandem_core.coordination.records import Activity
 
 from tandem_rollout.storage import batches, groups, journal
+from tandem_rollout.storage.browsing import AnswerPage, AnswerQuery, FullAnswer, find_answers, select_answer
 from tandem_rollout.storage.database import OWNER, PATIENCE_SECONDS, open_database, schema_name
 from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import (
-    SELECT_ACTIVITIES,
+    SELECT_ACCURACIES,
     SELECT_EVALUATION_SAMPLES,
     SELECT_EVALUATIONS,
+    SELECT_EXTENT,
     SELECT_INFO,
     SELECT_ITERATIONS,
+    AccuracyRecord,
     ActivityRecord,
     EvaluationRecord,
     EvaluationSample,
+    Extent,
     IterationRecord,
     SampleRecord,
+    ServedRecord,
+    read_accuracies,
     read_activities,
     read_evaluations,
+    read_extent,
     read_info,
     read_iterations,
     read_samples,
+    read_served,
+    select_activities,
     select_samples,
+    select_served,
 )
 from tandem_rollout.storage.tables import (
     SCHEMA_VERSION,
     InfoRow,
     Table,
 )
+from tandem_rollout.storage.upgrade import add_what_is_new
 from tandem_rollout.storage.upsert import upsert
 from tandem_rollout.trajectory import Group, ScoredGroup, ScoredSample, Trajectory, TrajectoryState
+
+MOST_ITERATIONS = 2**31 - 1
 
 
 def sqlite_url(file: Path) -> str:
@@ -206,6 +219,10 @@ class ReplayBuffer:
         """Note what `pod` did; the same name and start again replaces the earlier one."""
         await self._database.write(lambda connection: journal.write_activities(connection, pod, iteration, activities))
 
+    async def add_served(self, served: Sequence[ServedRecord]) -> None:
+        """Note which engine served which version when; the same pod and start again replaces the earlier one."""
+        await self._database.write(lambda connection: journal.write_served(connection, served))
+
     async def record_evaluation(self, iteration: int, version: int, samples: Sequence[EvaluationSample]) -> None:
         """Note an evaluation; replaces an earlier one of the same iteration."""
         await self._database.write(lambda connection: journal.write_evaluation(connection, iteration, version, samples))
@@ -223,9 +240,21 @@ class ReplayBuffer:
         """All iterations, in order."""
         return read_iterations(await self._all(SELECT_ITERATIONS))
 
-    async def activities(self) -> list[ActivityRecord]:
-        """All activities, by start."""
-        return read_activities(await self._all(SELECT_ACTIVITIES))
+    async def extent(self) -> Extent:
+        """Which iterations are recorded."""
+        return read_extent(await self._all(SELECT_EXTENT))
+
+    async def activities(self, first: int = 0, last: int = MOST_ITERATIONS) -> list[ActivityRecord]:
+        """Activities of iterations `first` to `last`, by start."""
+        return read_activities(await self._all(select_activities(first, last)))
+
+    async def served(self, started_at: float, ended_at: float) -> list[ServedRecord]:
+        """Which engine served which version in the time between the two (Unix seconds), by start."""
+        return read_served(await self._all(select_served(started_at, ended_at)))
+
+    async def accuracies(self) -> list[AccuracyRecord]:
+        """What evaluations came to, by iteration."""
+        return read_accuracies(await self._all(SELECT_ACCURACIES))
 
     async def evaluations(self) -> list[EvaluationRecord]:
         """All evaluations, by iteration."""
@@ -234,6 +263,14 @@ class ReplayBuffer:
     async def samples(self, iteration: int, limit: int = 100) -> list[SampleRecord]:
         """Answers that were trained on in `iteration`."""
         return read_samples(await self._all(select_samples(iteration, limit)))
+
+    async def find_answers(self, query: AnswerQuery) -> AnswerPage:
+        """A page of scored answers."""
+        return await self._database.read(lambda connection: find_answers(connection, query))
+
+    async def answer(self, number: int) -> FullAnswer | None:
+        """The scored answer with this id; None: there is none."""
+        return await self._database.read(lambda connection: select_answer(connection, number))
 
     async def _all(self, statement: Select[Any]) -> Sequence[Any]:
         async def fetch(connection: AsyncConnection) -> Sequence[Any]:
@@ -245,6 +282,7 @@ class ReplayBuffer:
         if self._postgresql:
             await _create_schema(connection, schema_name(self._job_uid))
         await connection.run_sync(Table.metadata.create_all)
+        await connection.run_sync(add_what_is_new)
         if (await connection.execute(SELECT_INFO.limit(1))).first() is None:
             facts = {"job_uid": self._job_uid, "schema_version": SCHEMA_VERSION}
             await upsert(connection, InfoRow, [{"key": key, "value": value} for key, value in facts.items()])

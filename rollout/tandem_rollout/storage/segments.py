@@ -1,6 +1,7 @@
 """Answers as rows and back."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from sqlalchemy import Row
 from tandem_rollout.trajectory import (
     FinishReason,
     Group,
+    Piece,
     Score,
     ScoredGroup,
     ScoredSample,
@@ -68,6 +70,7 @@ def score_row(sample: ScoredSample) -> dict[str, Any]:
         "reward": sample.score.reward,
         "parts": dict(sample.score.parts),
         "correct": sample.score.correct,
+        "pieces": [list(astuple(piece)) for piece in sample.pieces],
     }
 
 
@@ -86,6 +89,11 @@ def read_segments(rows: Iterable[Row[Any]]) -> dict[int, list[Segment]]:
             )
         )
     return segments
+
+
+def read_pieces(values: Iterable[Iterable[Any]]) -> tuple[Piece, ...]:
+    """What `score_row` wrote."""
+    return tuple(Piece(*value) for value in values)
 
 
 def read_trajectory(row: Row[Any], prompt_id: int, segments: list[Segment]) -> Trajectory:
@@ -108,7 +116,7 @@ def read_scored_group(group: Group, rows: Mapping[int, Row[Any]]) -> ScoredGroup
         prompt_id=group.prompt_id,
         created_iteration=group.created_iteration,
         samples=tuple(
-            ScoredSample(trajectory, row.text, Score(row.reward, row.parts, row.correct))
+            ScoredSample(trajectory, row.text, Score(row.reward, row.parts, row.correct), read_pieces(row.pieces))
             for trajectory in group.trajectories
             for row in (rows[trajectory.id],)
         ),

@@ -57,6 +57,8 @@ class TrajectoryRow(Table):
     reward: Mapped[float] = mapped_column(_Double, server_default="0")
     parts: Mapped[dict[str, float]] = mapped_column(JSON, server_default="{}")
     correct: Mapped[bool] = mapped_column(server_default=false())
+    pieces: Mapped[list[list[Any]]] = mapped_column(JSON, server_default="[]")
+    """trajectory.Piece as lists; stays when the segments are pruned. [] in replay buffers of an earlier Tandem."""
 
 
 class SegmentRow(Table):
@@ -116,7 +118,17 @@ class ActivityRow(Table):
     name: Mapped[str] = mapped_column(String, primary_key=True)
     started_at: Mapped[float] = mapped_column(_Double, primary_key=True)
     ended_at: Mapped[float] = mapped_column(_Double)
-    iteration: Mapped[int] = mapped_column(Integer)
+    iteration: Mapped[int] = mapped_column(Integer, index=True)
+
+
+class ServedRow(Table):
+    """A stretch of time in which an engine served a version."""
+
+    __tablename__ = "served"
+    pod: Mapped[str] = mapped_column(String, primary_key=True)
+    started_at: Mapped[float] = mapped_column(_Double, primary_key=True)
+    ended_at: Mapped[float] = mapped_column(_Double, index=True)
+    version: Mapped[int] = mapped_column(Integer)
 
 
 class EvaluationRow(Table):
@@ -149,4 +161,20 @@ Index(
     GroupRow.id,
     sqlite_where=GroupRow.trained_iteration.is_(None),
     postgresql_where=GroupRow.trained_iteration.is_(None),
+)
+# For those who browse answers: each holds all that an answer is chosen by, so that only the chosen ones are read.
+Index(
+    "trajectories_newest",
+    *(TrajectoryRow.state, TrajectoryRow.id, TrajectoryRow.reward, TrajectoryRow.length),
+    *(TrajectoryRow.correct, TrajectoryRow.group_id),
+)
+Index(
+    "trajectories_by_reward",
+    *(TrajectoryRow.state, TrajectoryRow.reward, TrajectoryRow.id, TrajectoryRow.length),
+    *(TrajectoryRow.correct, TrajectoryRow.group_id),
+)
+Index(
+    "trajectories_by_length",
+    *(TrajectoryRow.state, TrajectoryRow.length, TrajectoryRow.id, TrajectoryRow.reward),
+    *(TrajectoryRow.correct, TrajectoryRow.group_id),
 )

@@ -60,22 +60,25 @@ function samplesSection() {
   restart();
 }
 
-function themeButton() {
-  const root = document.documentElement;
-  root.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  byId("theme").addEventListener("click", () => { root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark"; });
+/* The report has all bars in it. */
+function timelineSource(timeline) {
+  const numbers = timeline.bars.map((bar) => bar.iteration);
+  const inside = (start, size) => timeline.bars.filter((bar) => bar.iteration >= start && bar.iteration < start + size);
+  return {
+    first: numbers.reduce((least, number) => Math.min(least, number), Infinity),
+    last: numbers.reduce((greatest, number) => Math.max(greatest, number), 0),
+    load: (start, size, show) => show({...timeline, bars: inside(start, size)}),
+  };
 }
 
-themeButton();
+followTheme(byId("theme"));
 for (const swatch of document.querySelectorAll("[data-phase]")) swatch.style.background = `var(--${swatch.dataset.phase})`;
 addFigures(byId("figures"), contents.figures, 190);
-if (byId("more-figures")) addFigures(byId("more-figures"), contents.moreFigures, 130);
+if (byId("more-figures")) addFigures(byId("more-figures"), contents.more_figures, 130);
 phaseChart(byId("phase-seconds"), contents.phases);
-ganttChart(byId("gantt"), contents.timeline, {
+ganttChart(byId("gantt"), {
   start: byId("window-start"), size: byId("window-size"), earlier: byId("earlier"), later: byId("later"), whole: byId("whole"),
-});
+}, timelineSource(contents.timeline));
 samplesSection();
 resetView();
-let redraw;
-addEventListener("resize", () => { clearTimeout(redraw); redraw = setTimeout(() => { for (const draw of charts) draw(); }, 120); });
 document.body.dataset.ready = "true";

@@ -3,21 +3,25 @@
 import statistics
 from collections.abc import Sequence
 
-from tandem_core.job import RLJob
 from tandem_core.phases import TO_INFERENCE, TO_TRAINING
-from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
 
-from tandem_local.report.contents import Card
-from tandem_local.report.figures import describe_progress, metric_values, moving_average
-from tandem_local.report.phase_times import format_seconds, percentile, switch_seconds
+from tandem_rollout.page.contents import Card
+from tandem_rollout.page.figures import describe_progress, metric_values, moving_average
+from tandem_rollout.page.phase_times import format_seconds, percentile, switch_seconds
+from tandem_rollout.storage.history import AccuracyRecord, IterationRecord
 
 
-def build_cards(job: RLJob, records: Sequence[IterationRecord], evaluations: Sequence[EvaluationRecord]) -> list[Card]:
-    """What was reached, how fast, and what switching cost; cards without data are left out."""
+def build_cards(
+    iterations: int, records: Sequence[IterationRecord], accuracies: Sequence[AccuracyRecord]
+) -> list[Card]:
+    """What was reached, how fast, and what switching cost; cards without data are left out.
+
+    `iterations`: how many the job is to have.
+    """
     cards = [
-        *_build_accuracy(evaluations),
+        *_build_accuracy(accuracies),
         *_build_reward(records),
-        Card(label="Iterations", value=describe_progress(job, records), note=_elapsed(records)),
+        Card(label="Iterations", value=describe_progress(iterations, records), note=_elapsed(records)),
         *_build_throughput(records),
         *_build_switch("Inference to training", switch_seconds(records, TO_TRAINING)),
         *_build_switch("Training to inference", switch_seconds(records, TO_INFERENCE)),
@@ -25,14 +29,14 @@ def build_cards(job: RLJob, records: Sequence[IterationRecord], evaluations: Seq
     return cards
 
 
-def _build_accuracy(evaluations: Sequence[EvaluationRecord]) -> list[Card]:
-    if not evaluations:
+def _build_accuracy(accuracies: Sequence[AccuracyRecord]) -> list[Card]:
+    if not accuracies:
         return []
-    first, last = evaluations[0], evaluations[-1]
+    first, last = accuracies[0], accuracies[-1]
     value = f"{last.accuracy:.1%}"
-    if len(evaluations) > 1:
+    if len(accuracies) > 1:
         value = f"{first.accuracy:.1%} → {value}"
-    return [Card(label="Held-out accuracy", value=value, note=f"greedy, {len(last.samples)} prompts")]
+    return [Card(label="Held-out accuracy", value=value, note=f"greedy, {last.prompts} prompts")]
 
 
 def _build_reward(records: Sequence[IterationRecord]) -> list[Card]:

@@ -5,10 +5,10 @@ import statistics
 from collections.abc import Sequence
 
 from tandem_core.phases import Phase
-from tandem_rollout.storage.history import IterationRecord
 
-from tandem_local.report.contents import PhaseRow, PhaseSeconds
-from tandem_local.report.figures import round_significant
+from tandem_rollout.page.contents import PhaseRow, PhaseSeconds
+from tandem_rollout.page.figures import round_significant
+from tandem_rollout.storage.history import IterationRecord
 
 
 def build_phase_seconds(records: Sequence[IterationRecord]) -> PhaseSeconds:

@@ -2,6 +2,23 @@
 /* What all charts share: elements, axes, numbers, the tooltip. */
 
 const COLOURS = 8;
+const charts = [];
+
+/* Draws the chart in `host` now if it is visible, and again with all others; it takes the place of an earlier one. */
+function keepDrawn(host, draw) {
+  const place = charts.findIndex((chart) => chart.host === host);
+  charts.splice(place < 0 ? charts.length : place, 1, {host, draw});
+  if (host.offsetParent) draw();
+}
+
+/* Draws all charts that are visible, and forgets those that are gone. */
+function drawAll() {
+  charts.splice(0, charts.length, ...charts.filter((chart) => chart.host.isConnected));
+  for (const chart of charts) if (chart.host.offsetParent) chart.draw();
+}
+
+let redraw;
+addEventListener("resize", () => { clearTimeout(redraw); redraw = setTimeout(drawAll, 120); });
 
 function element(name, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -47,9 +64,12 @@ function formatSeconds(value) {
 /* A drawing area in `host` with margins; clears what was there. */
 function area(host, height, margin) {
   const width = Math.max(240, host.clientWidth - paddingOf(host));
-  host.querySelector("svg")?.remove();
-  const svg = element("svg", {viewBox: `0 0 ${width} ${height}`, height, role: "img"});
+  const before = host.querySelector("svg"), focused = before !== null && before === document.activeElement;
+  before?.remove();
+  const label = host.querySelector("figcaption b")?.textContent ?? host.getAttribute("aria-label") ?? "";
+  const svg = element("svg", {viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label, tabindex: 0});
   host.append(svg);
+  if (focused) svg.focus();
   return {svg, width, height, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom};
 }
 
@@ -72,14 +92,15 @@ function drawAxisX(frame, low, high, place, format, whole) {
   }
 }
 
-/* The host's tooltip: show(x, y, title, rows), hide(). */
+/* The host's tooltip: show(place, title, rows) beside the place {clientX, clientY}, and hide(). */
 function tooltip(host) {
   const box = html("div", "tip");
   box.hidden = true;
+  box.setAttribute("role", "status");
   host.append(box);
   return {
     hide() { box.hidden = true; },
-    show(event, title, rows) {
+    show(place, title, rows) {
       box.replaceChildren(html("b", "", title), ...rows.map((row) => {
         const line = html("div");
         if (row.colour) {
@@ -92,7 +113,7 @@ function tooltip(host) {
       }));
       box.hidden = false;
       const bounds = host.getBoundingClientRect();
-      const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
+      const x = place.clientX - bounds.left, y = place.clientY - bounds.top;
       const beside = x + 16 + box.offsetWidth > bounds.width ? x - 16 - box.offsetWidth : x + 16;
       box.style.left = `${Math.max(0, beside)}px`;
       box.style.top = `${Math.max(0, y - box.offsetHeight / 2)}px`;
@@ -114,7 +135,8 @@ function drawLegend(host, entries) {
   host.append(legend);
 }
 
-/* Calls move(event, x) as the pointer moves, leave(), and select(x1, x2) after a drag with the mouse; x in the drawing. */
+/* Calls move(event, x) as the pointer moves, leave(), and select(x1, x2) after a drag with the mouse; x in the drawing.
+   With the keyboard: step(steps) for the arrows, and leave() and reset() for Escape. */
 function watchPointer(frame, handlers) {
   const toX = (event) => {
     const bounds = frame.svg.getBoundingClientRect();
@@ -146,4 +168,11 @@ function watchPointer(frame, handlers) {
     if (Math.abs(end - start) > 6) handlers.select(Math.min(start, end), Math.max(start, end));
   });
   frame.svg.addEventListener("dblclick", () => handlers.reset());
+  frame.svg.addEventListener("blur", () => handlers.leave());
+  frame.svg.addEventListener("keydown", (event) => {
+    const steps = {ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity}[event.key];
+    if (steps !== undefined && handlers.step) handlers.step(steps);
+    else if (event.key === "Escape") { handlers.leave(); handlers.reset(); } else return;
+    event.preventDefault();
+  });
 }

@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem_core.job import RLJob
-from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
-
-from tandem_local.report.contents import Figure, Line, Points
+from tandem_rollout.page.contents import Figure, Line, Points
+from tandem_rollout.storage.history import AccuracyRecord, IterationRecord
 
 AVERAGE_FACTOR = 0.1
 """Weight of the newest value in the moving average, as in the job's status."""
@@ -33,6 +31,8 @@ REWARD = FigurePlan(
 )
 FIGURES = (
     REWARD,
+    FigurePlan("Answer length", "Mean tokens in an answer.", (("response_tokens", "mean"),), averaged=True),
+    FigurePlan("Longest answer", "Tokens in it.", (("response_tokens_max", "longest"),), averaged=True),
     FigurePlan("Loss", "The training loss.", (("loss", "loss"),), averaged=True),
     FigurePlan("Gradient norm", "Before clipping.", (("gradient_norm", "gradient norm"),), averaged=True),
     FigurePlan(
@@ -40,11 +40,6 @@ FIGURES = (
         "Mean absolute difference between the log-probabilities of vLLM and Megatron for the same tokens.",
         (("logprob_difference_mean", "mean difference"),),
         averaged=True,
-    ),
-    FigurePlan(
-        "Answer length",
-        "Tokens in an answer.",
-        (("response_tokens", "mean"), ("response_tokens_max", "longest")),
     ),
     FigurePlan(
         "How answers end",
@@ -65,12 +60,19 @@ FIGURES = (
 )
 
 
-def build_figures(records: Sequence[IterationRecord], evaluations: Sequence[EvaluationRecord]) -> list[Figure]:
-    """The figures of which there is something to draw, in order."""
+def build_figures(
+    records: Sequence[IterationRecord], accuracies: Sequence[AccuracyRecord], factor: float = AVERAGE_FACTOR
+) -> list[Figure]:
+    """The figures of which there is something to draw, in order; with moving averages if `factor` is below 1."""
     built = []
     for plan in FIGURES:
-        lines = [line for name, label in plan.metrics for line in _build_lines(records, name, label, plan.averaged)]
-        points = _build_accuracy(evaluations) if plan is REWARD else None
+        average = "moving average" if len(plan.metrics) == 1 else "{}, moving average"
+        lines = [
+            line
+            for name, label in plan.metrics
+            for line in _build_lines(records, name, label, average.format(label) if plan.averaged else "", factor)
+        ]
+        points = _build_accuracy(accuracies) if plan is REWARD else None
         if lines or points:
             built.append(Figure(title=plan.title, note=plan.note, lines=lines, points=points, wide=plan.wide))
     return built
@@ -81,10 +83,7 @@ def build_more_figures(records: Sequence[IterationRecord]) -> list[Figure]:
     known = {name for plan in FIGURES for name, _ in plan.metrics}
     names = sorted({name for record in records for name in record.metrics} - known)
     drawn = [name for name in names if len({record.metrics.get(name) for record in records if record.iteration}) > 1]
-    return [
-        Figure(title=name.replace("_", " "), note="", lines=_build_lines(records, name, name, averaged=False))
-        for name in drawn
-    ]
+    return [Figure(title=name.replace("_", " "), note="", lines=_build_lines(records, name, name)) for name in drawn]
 
 
 def metric_values(records: Sequence[IterationRecord], name: str) -> list[float | None]:
@@ -113,29 +112,31 @@ def shown_iterations(records: Sequence[IterationRecord]) -> list[IterationRecord
     return [record for record in records if record.iteration > 0]
 
 
-def describe_progress(job: RLJob, records: Sequence[IterationRecord]) -> str:
-    """How far the job is: 12 of 300."""
+def describe_progress(iterations: int, records: Sequence[IterationRecord]) -> str:
+    """How far a job of so many iterations is: 12 of 300."""
     done = max((record.iteration for record in records), default=0)
-    return f"{done} of {job.spec.iterations}"
+    return f"{done} of {iterations}"
 
 
-def _build_lines(records: Sequence[IterationRecord], name: str, label: str, averaged: bool) -> list[Line]:
+def _build_lines(
+    records: Sequence[IterationRecord], name: str, label: str, average: str = "", factor: float = 1.0
+) -> list[Line]:
+    """The metric's curve, and behind it the one labelled `average` unless that is empty or nothing is averaged."""
     values = metric_values(records, name)
     if not any(value is not None for value in values):
         return []
+    averaged = bool(average) and factor < 1
     raw = Line(label=label, values=_rounded(values), faint=averaged)
-    if not averaged:
-        return [raw]
-    return [raw, Line(label="moving average", values=_rounded(moving_average(values)))]
+    return [raw, Line(label=average, values=_rounded(moving_average(values, factor)))] if averaged else [raw]
 
 
-def _build_accuracy(evaluations: Sequence[EvaluationRecord]) -> Points | None:
-    if not evaluations:
+def _build_accuracy(accuracies: Sequence[AccuracyRecord]) -> Points | None:
+    if not accuracies:
         return None
     return Points(
         label="held-out accuracy",
-        iterations=[evaluation.iteration for evaluation in evaluations],
-        values=[round_significant(evaluation.accuracy) for evaluation in evaluations],
+        iterations=[record.iteration for record in accuracies],
+        values=[round_significant(record.accuracy) for record in accuracies],
     )
 
 

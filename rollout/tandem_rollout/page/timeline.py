@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from tandem_rollout.page.contents import Bar, Lane, Timeline
 from tandem_rollout.storage.history import ActivityRecord
-
-from tandem_local.report.contents import Bar, Lane, Timeline
 
 MAX_BARS = 12_000
 """More make the page slow to open on a phone (about 60 bytes each)."""
@@ -14,7 +13,7 @@ MAX_PODS = 24
 
 def build_timeline(activities: Sequence[ActivityRecord]) -> Timeline:
     """The timeline of all pods. Of very many pods the first by name are shown, of very many activities the newest."""
-    pods = sorted({activity.pod for activity in activities}, key=_natural_order)
+    pods = sorted({activity.pod for activity in activities}, key=natural_order)
     shown_pods = pods[:MAX_PODS]
     merged = merge_activities(activity for activity in activities if activity.pod in set(shown_pods))
     shown = sorted(sorted(merged, key=lambda activity: activity.started_at)[-MAX_BARS:], key=lambda a: a.started_at)
@@ -40,6 +39,7 @@ def build_timeline(activities: Sequence[ActivityRecord]) -> Timeline:
             for activity in shown
         ],
         left_out=" and ".join(left_out),
+        origin=origin,
     )
 
 
@@ -57,7 +57,7 @@ def build_lanes(activities: Sequence[ActivityRecord]) -> list[Lane]:
     for activity in sorted(activities, key=lambda activity: activity.started_at):
         by_pod[activity.pod][activity.name].append(activity)
     lanes = []
-    for pod in sorted(by_pod, key=_natural_order):
+    for pod in sorted(by_pod, key=natural_order):
         rows: list[tuple[list[str], list[ActivityRecord]]] = []
         for name, own in by_pod[pod].items():
             row = next((row for row in rows if not _overlap(row[1], own)), None)
@@ -97,7 +97,7 @@ def _overlap(first: Sequence[ActivityRecord], second: Sequence[ActivityRecord]) 
     return False
 
 
-def _natural_order(pod: str) -> tuple[str, int, str]:
+def natural_order(pod: str) -> tuple[str, int, str]:
     """pod-2 before pod-10."""
     stem, _, number = pod.rpartition("-")
     return (stem, int(number), "") if number.isdigit() else (pod, -1, "")

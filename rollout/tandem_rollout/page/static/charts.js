@@ -1,7 +1,6 @@
 /* Figures over the iterations. All share `view`: the iterations shown. */
 
 const view = {from: 0, to: 0, whole: true};
-const charts = [];
 
 function setView(from, to) {
   const first = contents.iterations[0] ?? 0, last = contents.iterations[contents.iterations.length - 1] ?? 1;
@@ -9,7 +8,7 @@ function setView(from, to) {
   view.to = Math.min(last, Math.ceil(to));
   if (view.to - view.from < 2) view.to = Math.min(last, view.from + 2);
   view.whole = view.from <= first && view.to >= last;
-  for (const draw of charts) draw();
+  drawAll();
 }
 
 function resetView() { setView(-Infinity, Infinity); }
@@ -98,26 +97,35 @@ function lineChart(host, figure, height) {
     }
     const cursor = element("line", {class: "cursor", y1: frame.top, y2: frame.bottom, visibility: "hidden"});
     frame.svg.append(cursor);
+    let shown = to;
+    function show(index, place) {
+      shown = index;
+      cursor.setAttribute("x1", placeX(xs[index]));
+      cursor.setAttribute("x2", placeX(xs[index]));
+      cursor.setAttribute("visibility", "visible");
+      const rows = figure.lines.map((line, number) => [line.label, line.values[index], colourOf(number)]);
+      if (points && points.iterations.includes(xs[index])) {
+        rows.push([points.label, points.values[points.iterations.indexOf(xs[index])], colour(2)]);
+      }
+      tip.show(place, `iteration ${xs[index]}`, rows.filter((row) => row[1] !== null && row[1] !== undefined)
+        .map((row) => ({text: `${row[0]} ${formatNumber(row[1])}`, colour: row[2]})));
+    }
     watchPointer(frame, {
       move(event, x) {
+        if (xs.length) show(Math.min(to, Math.max(from, nearest(xs, placeX.inverse(x)))), event);
+      },
+      step(steps) {
         if (!xs.length) return;
-        const index = Math.min(to, Math.max(from, nearest(xs, placeX.inverse(x))));
-        cursor.setAttribute("x1", placeX(xs[index]));
-        cursor.setAttribute("x2", placeX(xs[index]));
-        cursor.setAttribute("visibility", "visible");
-        const rows = figure.lines.map((line, number) => [line.label, line.values[index], colourOf(number)]);
-        if (points && points.iterations.includes(xs[index])) {
-          rows.push([points.label, points.values[points.iterations.indexOf(xs[index])], colour(2)]);
-        }
-        tip.show(event, `iteration ${xs[index]}`, rows.filter((row) => row[1] !== null && row[1] !== undefined)
-          .map((row) => ({text: `${row[0]} ${formatNumber(row[1])}`, colour: row[2]})));
+        const index = Math.min(to, Math.max(from, shown + steps)), bounds = frame.svg.getBoundingClientRect();
+        const clientX = bounds.left + placeX(xs[index]) * bounds.width / frame.width;
+        show(index, {clientX, clientY: bounds.top + bounds.height / 2});
       },
       leave() { tip.hide(); cursor.setAttribute("visibility", "hidden"); },
       select(x1, x2) { setView(placeX.inverse(x1), placeX.inverse(x2)); },
       reset: resetView,
     });
   }
-  charts.push(draw);
+  keepDrawn(host, draw);
 }
 
 /* Seconds of each phase, stacked; neighbouring iterations are averaged where there are more than the width has room for. */
@@ -170,5 +178,5 @@ function phaseChart(host, phases) {
       reset: resetView,
     });
   }
-  charts.push(draw);
+  keepDrawn(host, draw);
 }
