@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 
@@ -18,6 +16,7 @@ from tandem_core.logs import configure_logs
 from tandem_core.phases import Phase
 
 from tandem_rollout.api import Presence, build_api
+from tandem_rollout.listening import listen
 from tandem_rollout.master import UnusableInput, run_master
 
 log = structlog.get_logger()
@@ -73,22 +72,6 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str) -> int:
         await asyncio.wait([leading])
         server.should_exit = True
         await asyncio.wait([serving])
-
-
-def listen(address: str, port: int) -> list[socket.socket]:
-    """Sockets on the pod's address, and in a pod with one of its own on 127.0.0.1: there `kubectl port-forward` knocks.
-
-    Raises TandemError if the port is taken.
-    """
-    addresses = [address] if ipaddress.ip_address(address).is_loopback else [address, "127.0.0.1"]
-    try:
-        return [socket.create_server((each, port), family=_family(each)) for each in addresses]
-    except OSError as error:
-        raise TandemError(f"cannot listen on {' and '.join(addresses)}, port {port}: {error.strerror}") from error
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
 
 
 class _Server(uvicorn.Server):

@@ -1,9 +1,12 @@
 """What the job's page decides: smoothing, places in lists, pieces of answers, versions by engine."""
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
+from socket import AF_INET
 
 import numpy as np
+import psutil
 import pytest
 from pydantic import ValidationError
 from tandem_core.coordination.records import EngineState, EngineStatus, Member, Role
@@ -15,6 +18,7 @@ from tandem_local.run_state import ContainerState, PodState, RunState
 from tandem_local.web_page.browser import page_address, tell_address
 from tandem_local.web_page.cluster import parse_forwarding
 from tandem_local.web_page.machine import find_master
+from tandem_rollout.listening import listen
 from tandem_rollout.page import curves
 from tandem_rollout.page.curves import build_curves
 from tandem_rollout.page.engines import build_engines, build_versions
@@ -233,6 +237,39 @@ def test_an_address_is_printed_and_no_browser_opened_where_there_is_no_screen(
     tell_address("http://127.0.0.1:1/ui/#token=t", tmp_path, open_browser=True)
     assert capsys.readouterr().out == "http://127.0.0.1:1/ui/#token=t\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def own_address() -> str:
+    """An address of this machine that is not its loopback's."""
+    addresses = [each.address for found in psutil.net_if_addrs().values() for each in found if each.family == AF_INET]
+    found = next((address for address in addresses if not address.startswith("127.")), None)
+    return found or pytest.skip("this machine has no address but its loopback's")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_master_in_a_pod_of_its_own_listens_for_port_forward_too() -> None:
+    address, port = own_address(), free_port()
+    listeners = listen(address, port)
+    try:
+        assert [listener.getsockname()[0] for listener in listeners] == [address, "127.0.0.1"]
+        with pytest.raises(
+            TandemError, match=f"cannot listen on {address} and 127.0.0.1, port {port}: Address already"
+        ):
+            listen(address, port)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+@pytest.mark.parametrize("address", ["127.88.1.2", "::1"])
+def test_a_master_that_shares_its_machine_listens_on_its_own_address_alone(address: str) -> None:
+    (listener,) = listen(address, free_port())
+    with listener:
+        assert listener.getsockname()[0] == address
 
 
 def test_the_forwarded_port_is_read_from_what_kubectl_prints() -> None:
