@@ -16,6 +16,7 @@ from tandem_operator.generate.monitoring import DASHBOARDS
 from bench.monitoring.answers import watch_job
 from bench.monitoring.pictures import draw_dashboard
 
+WARMUP_STEPS = 800
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, default=FIGURES, help="where they go (default: docs/figures)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-monitoring-") as directory:
-        answers = watch_job(Path(directory), options.iterations)
+        answers = watch_job(Path(directory), options.iterations, WARMUP_STEPS)
     for dashboard in DASHBOARDS:
         path = options.pictures / f"dashboard-{dashboard.name}.png"
         draw_dashboard(dashboard, answers, path)

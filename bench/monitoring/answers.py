@@ -40,16 +40,16 @@ class Answers:
         return [f"{dashboard}: {title}" for (dashboard, title), lines in self.lines.items() if not lines]
 
 
-def watch_job(directory: Path, iterations: int) -> Answers:
-    """Train the shortened example for `iterations` with a Prometheus beside it, and ask all questions afterwards.
+def watch_job(directory: Path, iterations: int, warmup_steps: int) -> Answers:
+    """Train the shortened example with a Prometheus beside it, and ask all questions afterwards.
 
-    Needs root (for the sandbox), the programs of the test cluster, and Prometheus. Takes a minute or two, and about a
-    second for each iteration. Raises TandemError.
+    Needs root (for the sandbox), the programs of the test cluster, and Prometheus. Takes two minutes, and two seconds
+    for each iteration. Raises TandemError.
     """
     with ExitStack() as stack:
         operator = stack.enter_context(run_operator(directory))
         sandbox = stack.enter_context(run_sandbox(directory / "sandbox"))
-        job = stack.enter_context(run_job(directory, iterations))
+        job = stack.enter_context(run_job(directory, iterations, warmup_steps))
         started_at = time.time()
         targets = [*job.find_targets(), operator, sandbox.target]
         prometheus = stack.enter_context(serve_prometheus(directory, targets))

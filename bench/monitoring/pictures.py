@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter, StrMethodFormatter
 from tandem_operator.generate.monitoring.panels import Dashboard, Panel
 
 from bench.monitoring.answers import Answers, Line
@@ -14,7 +14,14 @@ COLUMNS = 3
 _MOST_LINES = 10
 _WIDTH, _HEIGHT = 4.4, 2.5
 """Of a panel, in inches."""
-_FORMATS = {"s": EngFormatter("s"), "bytes": EngFormatter("B"), "Bps": EngFormatter("B/s"), "short": EngFormatter()}
+_LONG_TEXT = 10
+_FORMATS: dict[str, Formatter] = {
+    "s": EngFormatter("s"),
+    "bytes": EngFormatter("B"),
+    "Bps": EngFormatter("B/s"),
+    "percentunit": PercentFormatter(1.0),
+    "short": StrMethodFormatter("{x:,.4g}"),
+}
 
 
 def draw_dashboard(dashboard: Dashboard, answers: Answers, path: Path) -> None:
@@ -35,27 +42,38 @@ def draw_dashboard(dashboard: Dashboard, answers: Answers, path: Path) -> None:
 def _draw_panel(place: Any, panel: Panel, lines: Sequence[Line], start: float) -> None:
     place.set_title(panel.title, fontsize=8.5, loc="left")
     place.tick_params(labelsize=7)
-    if panel.kind == "number" and len(lines) == 1:
-        value = lines[0].series.values[-1]
-        place.axis("off")
-        text = f"{value:.0%}" if panel.unit == "percentunit" else f"{value:,.4g}"
-        place.text(0.5, 0.5, text, ha="center", va="center", fontsize=24, transform=place.transAxes)
+    if panel.kind in ("number", "bars"):
+        _write_numbers(place, panel, lines)
         return
     if panel.kind == "stacked":
         _draw_stacked(place, lines, start)
     else:
         for line in lines[:_MOST_LINES]:
             place.plot([at - start for at in line.series.times], line.series.values, label=line.name, linewidth=1)
-    if panel.unit == "percentunit":
-        place.yaxis.set_major_formatter(PercentFormatter(1.0))
-    elif panel.unit in _FORMATS:
+    if panel.unit in _FORMATS:
         place.yaxis.set_major_formatter(_FORMATS[panel.unit])
     if panel.unit != "none":
-        place.set_ylim(bottom=0)
+        top = place.get_ylim()[1]
+        place.set_ylim(-0.02 * top, 1.05 * top)  # lines at 0 and at the top are to be seen
     place.set_xlabel("s", fontsize=7)
     place.grid(alpha=0.3)
-    if lines:
-        place.legend(fontsize=6, frameon=False, loc="best")
+    place.legend(fontsize=6, frameon=False, loc="best")
+
+
+def _write_numbers(place: Any, panel: Panel, lines: Sequence[Line]) -> None:
+    """The newest values, with their names where there are several."""
+    place.axis("off")
+    newest = max(line.series.times[-1] for line in lines)
+    shown = [line for line in lines if line.series.times[-1] == newest]
+    texts = [f"{value:.0%}" if panel.unit == "percentunit" else f"{value:,.4g}" for value in map(_last, shown)]
+    if len(shown) > 1 or "{{" in panel.queries[0].legend:
+        texts = [f"{line.name}  {text}" for line, text in zip(shown, texts, strict=True)]
+    size = 24 if max(map(len, texts)) < _LONG_TEXT else 13
+    place.text(0.5, 0.5, "\n".join(texts), ha="center", va="center", fontsize=size, transform=place.transAxes)
+
+
+def _last(line: Line) -> float:
+    return line.series.values[-1]
 
 
 def _draw_stacked(place: Any, lines: Sequence[Line], start: float) -> None:

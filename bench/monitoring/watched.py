@@ -35,7 +35,6 @@ PORTS = {
 }
 """Ports with metrics, by the kind of pod."""
 SETTINGS = (
-    "spec.warmup.steps=150",
     "spec.evaluation.every=20",
     "spec.evaluation.prompts=64",
     "spec.rollout.tokensPerIteration=3",  # some answers are carried over
@@ -77,10 +76,10 @@ class WatchedJob:
 
 
 @contextmanager
-def run_job(home: Path, iterations: int) -> Iterator[WatchedJob]:
+def run_job(home: Path, iterations: int, warmup_steps: int) -> Iterator[WatchedJob]:
     """The job, begun; stopped at the end if it still runs."""
     command = [sys.executable, "-m", "tandem_local", "run", str(EXAMPLE), "--name", NAME]
-    for setting in (f"spec.iterations={iterations}", *SETTINGS):
+    for setting in (f"spec.iterations={iterations}", f"spec.warmup.steps={warmup_steps}", *SETTINGS):
         command += ["--set", setting]
     with (home / "run.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | {HOME_VARIABLE: str(home)}, stdout=log, stderr=log)

@@ -8,7 +8,8 @@ import pytest
 from bench.monitoring.answers import watch_job
 from tools.cluster.programs import CONTROL_PLANE, ProgramsMissing, find_programs
 
-ITERATIONS = 40
+ITERATIONS = 20
+WARMUP_STEPS = 50
 
 
 @pytest.mark.long
@@ -20,6 +21,6 @@ def test_every_panel_has_data_and_every_rule_works(tmp_path: Path) -> None:
         find_programs(CONTROL_PLANE)
     except ProgramsMissing as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"LEFT OUT, no Kubernetes: {error}")
-    answers = watch_job(tmp_path, ITERATIONS)
+    answers = watch_job(tmp_path, ITERATIONS, WARMUP_STEPS)
     assert answers.unanswered == []
     assert set(answers.rules.values()) == {"ok"}

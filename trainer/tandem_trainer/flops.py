@@ -9,8 +9,9 @@ from tandem_trainer.architecture import Architecture
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 """Dense bf16 operations a second by NVIDIA's data sheets, by what the device's name contains; SXM forms."""
-_PRODUCTS = 4
-"""Matrix products that are timed; the fastest one counts."""
+_PRODUCTS = {"cpu": (256, 100), "cuda": (8192, 10)}
+"""Width of the matrices, and how many products are timed: the fastest one counts. On a CPU that others use too, only a
+short one is ever left alone."""
 
 
 def count_training_flops(architecture: Architecture, lengths: Sequence[int]) -> float:
@@ -45,9 +46,9 @@ def observe_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         known = next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
         if known is not None:
             return known
-    size = 512 if device.type == "cpu" else 8192
+    size, products = _PRODUCTS[device.type]
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(_time_product(left, right) for _ in range(_PRODUCTS))
+    return 2 * size**3 / min(_time_product(left, right) for _ in range(products))
 
 
 def _time_product(left: torch.Tensor, right: torch.Tensor) -> float:

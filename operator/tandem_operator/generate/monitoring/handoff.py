@@ -101,7 +101,7 @@ HANDOFF = Dashboard(
                 Panel(
                     "Which version does each engine have?",
                     (
-                        Query(f"{CheckpointEngine.VERSION.name}{{{OF_JOB}}}", POD),
+                        Query(f"{CheckpointEngine.VERSION.name}{{{OF_JOB}}} >= 0", POD),
                         Query(f"{Master.VERSION.name}{{{OF_JOB}}}", f"{JOB_NAME}: committed"),
                     ),
                     "none",
