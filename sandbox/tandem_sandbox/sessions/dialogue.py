@@ -42,6 +42,7 @@ _FRAME_BYTES = 1 << 20  # of the driver's own words, beside the outputs of a cel
 _MOST_UNASKED_SECONDS = 60.0  # of processor time between two cells
 _SAY_SECONDS = 10.0
 _INTERRUPTED_WAIT_SECONDS = 0.05
+_AGAIN_SECONDS = 1.0
 
 
 class KernelError(TandemError):
@@ -138,7 +139,7 @@ class Dialogue:
             case Shown() if word.cell == cell.number:
                 cell.outputs.append(word.output)
             case Overflow() if word.cell == cell.number and cell.interrupted is None:
-                cell.stop, cell.interrupted = Stop.OUTPUT, cell.now
+                cell.note_interrupt(Stop.OUTPUT)
             case Done() if word.cell == cell.number:
                 cell.done = word
             case Died():
@@ -152,6 +153,10 @@ class Dialogue:
         elif cell.interrupted is not None:
             if ignores_interrupt(cell.interrupted, cell.now):
                 self.over = "a cell went on although it was interrupted"
+            elif cell.now.wall_seconds >= cell.told_seconds + _AGAIN_SECONDS:
+                # A kernel that had not yet begun the cell has not taken notice.
+                cell.told_seconds = cell.now.wall_seconds
+                self._say(INTERRUPT)
         elif cancelled:
             self._interrupt(cell, Stop.CANCELLED)
         elif stop := plan_stop(cell.limits, cell.now, cell.window):
@@ -159,7 +164,7 @@ class Dialogue:
         cell.window = plan_window(cell.limits, cell.now, cell.window)
 
     def _interrupt(self, cell: "_RunningCell", stop: Stop) -> None:
-        cell.stop, cell.interrupted = stop, cell.now
+        cell.note_interrupt(stop)
         self._say(INTERRUPT)
 
     def _listen(self, seconds: float, cancellation: Cancellation | None) -> Iterator[Word]:
@@ -225,9 +230,15 @@ class _RunningCell:
         self.limits = limits
         self.now = self.window = Moment(0.0, 0.0)
         self.interrupted: Moment | None = None
+        self.told_seconds = 0.0
+        """When it was last interrupted."""
         self.stop: Stop | None = None
         self.done: Done | None = None
         self.outputs: list[CellOutput] = []
+
+    def note_interrupt(self, stop: Stop) -> None:
+        """It is interrupted now."""
+        self.stop, self.interrupted, self.told_seconds = stop, self.now, self.now.wall_seconds
 
     def plan_wait_seconds(self, *, watched: bool) -> float:
         """How long nothing can be due."""

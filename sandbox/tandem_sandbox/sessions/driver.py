@@ -18,6 +18,8 @@ from typing import Any
 _LOOK_MILLISECONDS = 250
 _SHOWN_BYTES = 2000
 _MOST_MESSAGES = 100
+# ipykernel shows what is printed every 0.2 s: until then an endless loop has printed more than there is memory for.
+_SHOW_SOON = "__import__('ipykernel.iostream').iostream.OutStream.flush_interval = 0.01"
 _FRAME_BYTES = 128  # around a text; what is escaped in it is left out with it
 
 
@@ -63,6 +65,9 @@ class Kernel:
             answered = bool(self.shell.poll(1000)) or answered
             heard = bool(self.iopub.poll(1000)) or heard
             self.receive(self.shell)
+        if self.manager.kernel_spec.language == "python":
+            content = {"code": _SHOW_SOON, "silent": True, "store_history": False, "allow_stdin": False}
+            self.manager.session.send(self.shell, "execute_request", content)
         return True
 
     def receive(self, socket: Any) -> list[dict[str, Any]]:
