@@ -41,7 +41,8 @@ def _build_master() -> FastAPI:
 
 
 def _build_sandbox() -> FastAPI:
-    return tandem_sandbox.api.build_api(tandem_sandbox.serving.Presence(Settings.model_construct(token="")))
+    settings = Settings(home=Path(), token="", running=1, ahead=1)
+    return tandem_sandbox.api.build_api(tandem_sandbox.serving.Presence(settings))
 
 
 def _describe(title: str, where: str, application: FastAPI) -> Iterator[str]:
@@ -114,7 +115,7 @@ def _type(schema: Schema) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
-        items = schema.get("items") or next(iter(schema.get("prefixItems", [])), {})
+        items: Schema = schema.get("items") or next(iter(schema.get("prefixItems", [])), {})
         return f"list of {_type(items)}"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"map of {_type(schema['additionalProperties'])}"

@@ -40,8 +40,9 @@ class MachineSource:
         state = _read_state(run)
         facts, problems = describe_run(state), []
         try:
-            facts = replace(facts, job=load_job(run.job_file))
-            facts = replace(facts, iterations=tuple(self._read_iterations(run, facts.job)))
+            job = load_job(run.job_file)
+            facts = replace(facts, job=job)
+            facts = replace(facts, iterations=tuple(self._read_iterations(run, job)))
         except TandemError as error:
             problems.append(str(error))
         if is_alive(state.runner) and not state.status.final and state.etcd_endpoint:
