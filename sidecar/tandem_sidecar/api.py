@@ -88,6 +88,9 @@ def build_api(presence: Presence) -> FastAPI:
         title="Tandem checkpoint engine",
         description="Owns the vLLM process of a pod and loads committed weights into it.",
         version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     guarded = [Depends(_authenticate(presence.token))]
     app.exception_handler(TandemError)(_answer_error)

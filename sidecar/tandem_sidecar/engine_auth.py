@@ -13,6 +13,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a token: Kubernetes' probes carry none."""
+_POLICY_VIOLATION = 1008
 
 
 class EngineAuthentication:
@@ -27,6 +28,8 @@ class EngineAuthentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._authorized(scope):
             await self._application(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # before it is open: answered with 403
         else:
             await answer_json(send, 401, b'{"error":"this engine needs the job\'s bearer token"}')
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from tandem_sidecar.engine_auth import EngineAuthentication
+from tandem_sidecar.engine_auth import EngineAuthentication, Receive, Scope, Send
 from tandem_sidecar.engine_gate import LOAD_PATH, PAUSE_PATH, RESUME_PATH, EngineGate, find_probe_problem
 from tandem_sidecar.sweep import Segment, observe_mapped, observe_segments, plan_sweep
 
@@ -76,6 +78,30 @@ async def test_without_the_token_only_health_answers(server: httpx.AsyncClient, 
     for path in ("/", "/health/", "/metrics", "/v1/models"):
         assert (await server.get(path, headers=header)).status_code == 401
     assert (await server.post(RESUME_PATH, headers=header)).status_code == 401
+
+
+async def test_a_web_socket_without_the_token_is_closed_before_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("TANDEM_TOKEN_FILE", str(tmp_path / "token"))
+    reached, sent = [], []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"])
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    authentication = EngineAuthentication(application)
+    scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
+    await authentication(scope, receive, send)
+    assert (reached, sent) == ([], ["websocket.close"])
+    await authentication({**scope, "headers": [(b"authorization", b"Bearer secret")]}, receive, send)
+    assert reached == ["/v1/realtime"]
 
 
 async def test_prompts_wait_until_the_gate_opens(server: httpx.AsyncClient) -> None:

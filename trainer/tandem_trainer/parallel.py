@@ -1,6 +1,7 @@
 """The process group, and Megatron's groups in it."""
 
 import os
+import socket
 from datetime import timedelta
 
 import torch
@@ -40,8 +41,26 @@ def join_process_group(hybrid: HybridSpec, patience: timedelta) -> torch.device:
     if hybrid.trainer.threads is not None:
         torch.set_num_threads(hybrid.trainer.threads)
     if not dist.is_initialized():
-        dist.init_process_group(backend, timeout=patience)
+        rank = int(os.environ["RANK"])
+        store = _open_store(rank, world_size, patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
     return device
+
+
+def _open_store(rank: int, world_size: int, patience: timedelta) -> dist.Store:
+    """The store at MASTER_ADDR and MASTER_PORT in which ranks find each other; rank 0 serves it.
+
+    It asks nobody for a token, so it listens on that address alone: by itself torch takes all of the machine's.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if rank:
+        return dist.TCPStore(address, port, world_size, timeout=patience)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family)
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        address, port, world_size, is_master=True, timeout=patience, master_listen_fd=listener.detach()
+    )
 
 
 def split_model(hybrid: HybridSpec, seed: int, patience: timedelta) -> Layout:
