@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -104,6 +105,28 @@ def test_the_report_is_one_file_that_needs_no_network(home: Path, finished: str)
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "src=" not in page.replace('src="data:', "")
     assert "Calculate" in page
+
+
+def test_a_finished_job_can_still_be_asked_for_its_status_and_samples_and_diagnosed(home: Path, finished: str) -> None:
+    def tandem(*arguments: str) -> str:
+        environment = os.environ | {"TANDEM_HOME": str(home)}
+        command = [sys.executable, "-m", "tandem_local", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    status = tandem("status", finished)
+    assert f"{finished}  Done, iteration {ITERATIONS}/{ITERATIONS}" in status
+    assert "Complete" in status
+    assert "Timeline (seconds)" in status
+    assert "Calculate" in tandem("samples", finished, "--limit", "1")
+    file = home / "diagnosis.tar.gz"
+    token = (home / "runs" / finished / "token").read_text().strip()
+    printed = tandem("diagnose", finished, "--output", str(file))
+    with tarfile.open(file) as archive:
+        contents = {each.name: archive.extractfile(each) for each in archive.getmembers()}
+        texts = {name: content.read().decode() for name, content in contents.items() if content is not None}
+    assert "diagnosis/logs/whole-master-0/master.log" in texts
+    assert not [name for name, text in texts.items() if token in text]
+    assert "Nothing that is known to be wrong was found" in printed, printed
 
 
 def test_an_interrupted_job_leaves_nothing_and_is_resumed_to_the_same_number_of_iterations(home: Path) -> None:

@@ -124,7 +124,7 @@ def _build_timeline(facts: JobFacts, now: float) -> Table:
     table = Table("iteration", *PHASES, "whole", "reward", box=None)
     for column in table.columns:
         column.justify = "right"
-    for record in [record for record in facts.iterations if record.iteration > 0][-10:]:
+    for record in [each for each in facts.iterations if each.iteration > 0 and each.phase_seconds][-10:]:
         seconds = [record.phase_seconds.get(phase) for phase in PHASES]
         whole = sum(each for each in seconds if each is not None)
         cells = [_number(each, ".2f") for each in (*seconds, whole)]
