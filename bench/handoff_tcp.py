@@ -28,8 +28,8 @@ def sending(shm_dir: Path, file: Path) -> Iterator[None]:
     for server in servers:
         server.start()
     try:
-        _wait_for_port(FILES_PORT)
-        _wait_for_port(PLAIN_PORT)
+        wait_for_port(FILES_PORT)
+        wait_for_port(PLAIN_PORT)
         yield
     finally:
         for server in servers:
@@ -68,7 +68,8 @@ def _serve_plain(file: Path) -> None:
                 connection.sendall(content)
 
 
-def _wait_for_port(port: int, timeout_seconds: float = 60.0) -> None:
+def wait_for_port(port: int, timeout_seconds: float = 60.0) -> None:
+    """Return when somebody listens at OTHER_ADDRESS."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:

@@ -1,6 +1,7 @@
 """How a container learns who and where it is: the environment that the operator's builders write."""
 
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tandem_core.coordination.access import EtcdAccess
 from tandem_core.errors import TandemError
+from tandem_core.tls import CERTIFICATE_FILE, KEY_FILE, build_client_context
 
 MASTER_PORT = 8000
 CHECKPOINT_ENGINE_PORT = 8001
@@ -43,6 +45,8 @@ class PodEnvironment(BaseModel):
     """Holds what etcd asks for (see coordination.access); not set: it asks for nothing."""
     token_file: Path
     """Holds the bearer token of the job's HTTP APIs."""
+    tls_dir: Path | None = None
+    """Holds the job's certificate (see tls); not set: its HTTP is not encrypted."""
     shm_dir: Path
     """Memory-backed directory shared by the containers of the pod (/dev/shm/tandem on a cluster)."""
     model_dir: Path
@@ -72,6 +76,24 @@ class PodEnvironment(BaseModel):
     def etcd_access(self) -> EtcdAccess:
         """How etcd may be reached; raises TandemError if the files are of no use."""
         return EtcdAccess.load(self.etcd_endpoints, self.etcd_dir)
+
+    def url(self, port: int) -> str:
+        """Address of a server of this pod."""
+        return f"{'https' if self.tls_dir is not None else 'http'}://{self.pod_ip}:{port}"
+
+    def client_context(self) -> ssl.SSLContext | None:
+        """For requests to other parts of the job, None: not encrypted; raises TandemError."""
+        return build_client_context(self.tls_dir) if self.tls_dir is not None else None
+
+    @property
+    def certificate_file(self) -> Path | None:
+        """For this pod's servers; None: not encrypted."""
+        return self.tls_dir / CERTIFICATE_FILE if self.tls_dir is not None else None
+
+    @property
+    def key_file(self) -> Path | None:
+        """The certificate's key."""
+        return self.tls_dir / KEY_FILE if self.tls_dir is not None else None
 
     def token(self) -> str:
         """The job's bearer token; raises TandemError if the file cannot be read."""

@@ -1,7 +1,6 @@
 """From a job file to a run directory that a runner can take up."""
 
 import ipaddress
-import secrets
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -22,11 +21,11 @@ from tandem_local.pods import LocalPod, LocalWorkload, build_workloads
 from tandem_local.process_table import is_alive
 from tandem_local.resources import check_fit, estimate_need, estimate_parameters
 from tandem_local.run_directory import RunDirectory
+from tandem_local.run_secrets import RunSecrets
 from tandem_local.run_state import RunState
 from tandem_local.sweep import sweep_run
 from tandem_local.user_secrets import load_user_secrets
 
-_TOKEN_BYTES = 32
 _ID_LENGTH = 8
 
 
@@ -89,9 +88,9 @@ def prepare_run(request: RunRequest, home: Path) -> RunPlan:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": uid})})
     if former is not None:
         _check_same_model(job, directory)
-    token = directory.token_file.read_text() if former else secrets.token_urlsafe(_TOKEN_BYTES)
+    secrets = RunSecrets.load(directory, job) if former else RunSecrets.make(job)
     # The ports are read off the objects themselves, which only need some endpoint for that.
-    objects = build_objects(job, BuildSettings(etcd_endpoints="localhost:2379", token=token))
+    objects = build_objects(job, BuildSettings(etcd_endpoints="localhost:2379"))
     run_id = uid.replace("-", "")[:_ID_LENGTH]
     state = RunState(
         job=job.metadata.name,
@@ -101,11 +100,11 @@ def prepare_run(request: RunRequest, home: Path) -> RunPlan:
         address_block=str(find_address_block(run_id, [CLIENT_PORT, PEER_PORT, *container_ports(objects)])),
         started_at=time.time(),
     )
-    plan = _build_plan(directory, job, state, token)
+    plan = _build_plan(directory, job, state, secrets)
     if not request.force:
         need = estimate_need(job, estimate_parameters(job.spec.model))
         check_fit(job, need, plan.first_pods, observe_machine())
-    _write_directory(plan, state, token)
+    _write_directory(plan, state, secrets)
     return plan
 
 
@@ -115,7 +114,7 @@ def load_plan(directory: RunDirectory) -> RunPlan:
     if state is None:
         raise TandemError(f"{directory.path} holds no run: start it with `tandem run FILE`")
     job = parse_job(directory.job_file.read_text(), source=str(directory.job_file))
-    return _build_plan(directory, job, state, directory.token_file.read_text())
+    return _build_plan(directory, job, state, RunSecrets.load(directory, job))
 
 
 def observe_places(directory: RunDirectory, state: RunState) -> Places:
@@ -166,9 +165,13 @@ def _check_same_model(job: RLJob, directory: RunDirectory) -> None:
         )
 
 
-def _build_plan(directory: RunDirectory, job: RLJob, state: RunState, token: str) -> RunPlan:
+def _build_plan(directory: RunDirectory, job: RLJob, state: RunState, secrets: RunSecrets) -> RunPlan:
     places = observe_places(directory, state)
-    settings = BuildSettings(etcd_endpoints=f"{places.address(0)}:{CLIENT_PORT}", token=token)
+    settings = BuildSettings(
+        etcd_endpoints=f"{places.address(0)}:{CLIENT_PORT}",
+        token=secrets.token,
+        certificate_files=dict(secrets.certificate),
+    )
     elastic = job.spec.elastic
     objects = build_objects(job, settings, inference_replicas=elastic.max)
     objects += load_user_secrets(directory.path.parent.parent)
@@ -179,11 +182,10 @@ def _build_plan(directory: RunDirectory, job: RLJob, state: RunState, token: str
     return RunPlan(directory, places, job, tuple(workloads))
 
 
-def _write_directory(plan: RunPlan, state: RunState, token: str) -> None:
+def _write_directory(plan: RunPlan, state: RunState, secrets: RunSecrets) -> None:
     plan.directory.make()
     plan.directory.job_file.write_text(dump_job(plan.job))
-    plan.directory.token_file.touch(mode=0o600)
-    plan.directory.token_file.write_text(token)
-    settings = BuildSettings(etcd_endpoints=plan.etcd_endpoint)  # without the token's Secret
+    secrets.write(plan.directory)
+    settings = BuildSettings(etcd_endpoints=plan.etcd_endpoint)  # without the Secrets
     plan.directory.objects_file.write_text(yaml.safe_dump_all(build_objects(plan.job, settings), sort_keys=False))
     plan.directory.write_state(state)

@@ -12,7 +12,7 @@ from tandem_core.errors import TandemError, is_out_of_space
 from tandem_local.run_state import RunState
 
 HOME_VARIABLE = "TANDEM_HOME"
-_OWN_DIRECTORY = 0o700  # it holds the job's token
+_OWN_DIRECTORY = 0o700  # it holds the job's token and key
 
 
 class RunNotFound(TandemError):
@@ -49,6 +49,11 @@ class RunDirectory:
     def token_file(self) -> Path:
         """The bearer token of the job's HTTP APIs."""
         return self.path / "token"
+
+    @property
+    def certificate(self) -> Path:
+        """The directory with the certificate of a job with TLS."""
+        return self.path / "tls"
 
     @property
     def logs(self) -> Path:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tandem_core.job import RLJob
+from tandem_core.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
 from tandem_operator.build import KubernetesObject
 from tandem_operator.build.pods import TOKEN_FILE_NAME
+from tandem_operator.certificate import make_certificate
 from tandem_operator.observe.children import Child, hash_object
 from tandem_operator.observe.observed import Observed
 from tandem_operator.observe.pods import Pod
@@ -29,6 +31,8 @@ class JobMemory:
     """Of objects that were built."""
     token: str = ""
     """The job's bearer token, once it is known."""
+    certificate: dict[str, str] = field(default_factory=dict)
+    """Of a job with TLS, by file name, once it is known."""
     applied: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
     """Hash of what was last applied, and the fingerprint that the object had then."""
     refused: dict[ObjectKey, tuple[str, str, Trouble]] = field(default_factory=dict)
@@ -53,6 +57,15 @@ def keep_token(memory: JobMemory, observed: Observed) -> str:
         secret = observed.own.get(ObjectKey(SECRET, f"{observed.key.name}-token"))
         memory.token = _read(secret, TOKEN_FILE_NAME) or secrets.token_urlsafe(32)
     return memory.token
+
+
+def keep_certificate(memory: JobMemory, observed: Observed, job: RLJob) -> dict[str, str]:
+    """The job's certificate by file name, as `keep_token` keeps the token; empty: the job has no TLS."""
+    if job.spec.security.tls and not memory.certificate:
+        secret = observed.own.get(ObjectKey(SECRET, f"{observed.key.name}-tls"))
+        found = {name: _read(secret, name) for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)}
+        memory.certificate = found if all(found.values()) else make_certificate(job)
+    return memory.certificate
 
 
 def hash_built(memory: JobMemory, key: ObjectKey, item: KubernetesObject) -> str:

@@ -13,7 +13,7 @@ from tandem_operator.build import KubernetesObject, build_objects
 from tandem_operator.build.names import JOB_LABEL
 from tandem_operator.etcd_access import apply_job_access, delete_job, derive_password
 from tandem_operator.kubernetes_api import ApiProblem, KubernetesApi
-from tandem_operator.memory import JobMemory, keep_token
+from tandem_operator.memory import JobMemory, keep_certificate, keep_token
 from tandem_operator.metrics import ETCD_PROBLEMS, SCALE_DECISIONS
 from tandem_operator.observe.cache import ObjectCache
 from tandem_operator.observe.observe import observe_job
@@ -93,8 +93,8 @@ class Reconciler:
         def build(job: RLJob, inference_replicas: int | None) -> list[KubernetesObject]:
             which = (observed.generation, inference_replicas)
             if memory.built is None or memory.built[0] != which:
-                token = keep_token(memory, observed)
-                settings = build_settings(self._settings, self._access, JobKeys(observed.uid), token)
+                token, certificate = keep_token(memory, observed), keep_certificate(memory, observed, job)
+                settings = build_settings(self._settings, self._access, JobKeys(observed.uid), token, certificate)
                 memory.built = (which, build_objects(job, settings, inference_replicas=inference_replicas))
             return memory.built[1]
 

@@ -120,8 +120,11 @@ class OperatorSettings(BaseSettings):
         return EtcdAccess.load(self.etcd_endpoints, self.etcd_dir)
 
 
-def build_settings(settings: OperatorSettings, access: EtcdAccess, keys: JobKeys, token: str) -> BuildSettings:
+def build_settings(
+    settings: OperatorSettings, access: EtcdAccess, keys: JobKeys, token: str, certificate: dict[str, str]
+) -> BuildSettings:
     """How this installation builds a job. `access` is the operator's own, from which the job's is made."""
     own = {"username": keys.job_uid, "password": derive_password(access, keys)} if access.username else {}
     shared = settings.model_dump(include=set(BuildSettings.model_fields) & set(OperatorSettings.model_fields))
-    return BuildSettings(**shared, token=token, etcd_files=access.model_copy(update=own).files())
+    etcd_files = access.model_copy(update=own).files()
+    return BuildSettings(**shared, token=token, certificate_files=certificate, etcd_files=etcd_files)

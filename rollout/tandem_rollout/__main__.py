@@ -47,7 +47,14 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str) -> int:
     """Answer HTTP at once, lead the job to its end; returns the exit code."""
     presence = Presence(token, job)
     server = _Server(
-        uvicorn.Config(build_api(presence), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            build_api(presence),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            ssl_certfile=pod.certificate_file,
+            ssl_keyfile=pod.key_file,
+        )
     )
     sockets = listen(pod.pod_ip, MASTER_PORT)
     stop = asyncio.Event()

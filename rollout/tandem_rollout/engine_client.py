@@ -1,6 +1,7 @@
 """The client of vLLM's tokens-in, tokens-out endpoint."""
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,8 +93,10 @@ class EngineClient:
     iteration would wait.
     """
 
-    def __init__(self, token: str, *, request_timeout_seconds: float) -> None:
+    def __init__(self, token: str, trust: ssl.SSLContext | None = None, *, request_timeout_seconds: float) -> None:
+        """`trust` is for engines whose url has https."""
         self._token = token
+        self._trust = trust
         self.request_timeout_seconds = request_timeout_seconds
         """Of each request from now on."""
         self._session: aiohttp.ClientSession | None = None
@@ -101,7 +104,7 @@ class EngineClient:
     async def __aenter__(self) -> Self:
         # No limit on connections: AnswerPool bounds what each engine is asked.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._trust or True),
             headers={"Authorization": f"Bearer {self._token}"},
         )
         return self

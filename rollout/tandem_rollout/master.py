@@ -79,12 +79,13 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         presence.buffer = buffer
         training = inputs.prompts.training
         presence.build_warmup = lambda step: build_warmup_batch(job.spec, step, training, inputs.tokenizer)
-        member = new_member(Role.MASTER, pod.pod_name, pod.pod_name, url=f"http://{pod.pod_ip}:{MASTER_PORT}")
+        member = new_member(Role.MASTER, pod.pod_name, pod.pod_name, url=pod.url(MASTER_PORT))
         await stack.enter_async_context(Membership(store, keys, member))
         members = await stack.enter_async_context(Mirror(store, keys.members, Member))
         control = await stack.enter_async_context(Mirror(store, keys.control, Control))
         timeout = _request_timeout(job.spec, control)
-        client = await stack.enter_async_context(EngineClient(presence.token, request_timeout_seconds=timeout))
+        client = EngineClient(presence.token, pod.client_context(), request_timeout_seconds=timeout)
+        await stack.enter_async_context(client)
         pool = AnswerPool(client, members)
         rollouts = Rollouts(job.spec, inputs.prompts, inputs.tokenizer, scoring, buffer, pool)
         evaluator = Evaluator(job.spec, inputs.prompts, inputs.tokenizer, scoring, pool)

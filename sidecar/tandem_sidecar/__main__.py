@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Iterator
 
@@ -39,12 +40,12 @@ def main() -> int:
     try:
         pod = PodEnvironment.from_environment()
         job = load_job(pod.job_file)
-        token = pod.token()
+        token, trust = pod.token(), pod.client_context()
     except TandemError as error:
         log.error("cannot start", error=str(error))
         return EXIT_FOR_GOOD
     try:
-        asyncio.run(serve(job, pod, token, role))
+        asyncio.run(serve(job, pod, token, trust, role))
     except ExceptionGroup as errors:
         _, unexpected = errors.split(TandemError)
         if unexpected is not None:
@@ -54,7 +55,7 @@ def main() -> int:
     return 0
 
 
-async def serve(job: RLJob, pod: PodEnvironment, token: str, role: Role) -> None:
+async def serve(job: RLJob, pod: PodEnvironment, token: str, trust: ssl.SSLContext | None, role: Role) -> None:
     """Answer HTTP at once; follow the job until SIGTERM or an error. The engine is ended on the way out."""
     presence = Presence(pod.pod_name, role, token, pod.shm_dir)
     config = uvicorn.Config(
@@ -63,6 +64,8 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str, role: Role) -> None
         port=CHECKPOINT_ENGINE_PORT,
         log_level="warning",
         timeout_graceful_shutdown=5,
+        ssl_certfile=pod.certificate_file,
+        ssl_keyfile=pod.key_file,
     )
     server = _Server(config)
     stop = asyncio.Event()
@@ -70,7 +73,7 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str, role: Role) -> None
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(), name="HTTP API")
-        following = group.create_task(follow(job, pod, token, role, presence), name="follow the job")
+        following = group.create_task(follow(job, pod, token, trust, role, presence), name="follow the job")
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([serving, following, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -79,7 +82,9 @@ async def serve(job: RLJob, pod: PodEnvironment, token: str, role: Role) -> None
         server.should_exit = True
 
 
-async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presence: Presence) -> None:
+async def follow(
+    job: RLJob, pod: PodEnvironment, token: str, trust: ssl.SSLContext | None, role: Role, presence: Presence
+) -> None:
     """Be a member of the job with an engine; runs until cancelled. The engine goes first, then the membership."""
     model = await asyncio.to_thread(prepare_model, job.spec.model, pod.model_dir)
     inference = job.spec.hybrid.inference
@@ -88,6 +93,7 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
         EngineSettings(
             command=command,
             token=token,
+            trust=trust,
             release=inference.release,
             record_file=pod.shm_dir / "engine.json",
             start_timeout_seconds=job.spec.deadlines.startup,
@@ -95,7 +101,7 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
         )
     )
     keys = JobKeys(job_uid=pod.job_uid)
-    url = f"http://{pod.pod_ip}:{CHECKPOINT_ENGINE_PORT}"
+    url = pod.url(CHECKPOINT_ENGINE_PORT)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(pod.etcd_access()))
         await store.wait_until_reachable(job.spec.deadlines.startup)
@@ -113,6 +119,7 @@ async def follow(job: RLJob, pod: PodEnvironment, token: str, role: Role, presen
             device=job.spec.hybrid.device,
             shm_dir=pod.shm_dir,
             token=token,
+            trust=trust,
         )
         presence.service = Service(settings, store, keys, engine, membership, phase, newest, control)
         log.info("following the job", job=job.metadata.name, pod=pod.pod_name, role=role)

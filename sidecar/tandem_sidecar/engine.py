@@ -5,6 +5,7 @@ the old nor the new ones: the process is ended, and the load tried once more on 
 """
 
 import asyncio
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class EngineSettings:
     """Where the running process is noted, for a successor of this process."""
     start_timeout_seconds: float
     max_concurrent_sequences: int
+    trust: ssl.SSLContext | None = None
+    """Whom to believe to be this engine; None: its HTTP is not encrypted."""
 
 
 class Engine:
@@ -49,7 +52,7 @@ class Engine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._process = EngineProcess(settings.command, settings.record_file)
-        self._client = EngineClient(settings.command.url, settings.token)
+        self._client = EngineClient(settings.command.url, settings.token, settings.trust)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None

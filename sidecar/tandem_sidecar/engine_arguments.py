@@ -39,7 +39,7 @@ class EngineCommand:
     already (seconds instead of tens of them). Only where nothing of CUDA is there to survive a fork, and only with
     one worker: several are started by vLLM itself as fresh processes."""
     url: str
-    """http://address:port of the server."""
+    """http(s)://address:port of the server."""
     scratch_directory: Path
     """The engine's temporary files, and nothing else's: emptied whenever an engine has ended."""
 
@@ -59,7 +59,7 @@ def build_engine_command(job: RLJob, pod: PodEnvironment, model_directory: Path,
         ),
         environment=environment,
         preload=model_directory if forked else None,
-        url=f"http://{pod.pod_ip}:{ENGINE_PORT}",
+        url=pod.url(ENGINE_PORT),
         scratch_directory=scratch,
     )
 
@@ -70,6 +70,8 @@ def _server_arguments(job: RLJob, pod: PodEnvironment) -> list[str]:
     arguments += ["--enable-scale-out"]
     # A line for each request would drown everything else in the log.
     arguments += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
+    if pod.tls_dir is not None:
+        arguments += ["--ssl-certfile", str(pod.certificate_file), "--ssl-keyfile", str(pod.key_file)]
     for middleware in MIDDLEWARE:
         arguments += ["--middleware", middleware]
     return arguments

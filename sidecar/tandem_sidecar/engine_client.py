@@ -1,5 +1,6 @@
 """What the checkpoint engine asks of vLLM's server over HTTP."""
 
+import ssl
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,12 +25,14 @@ class EngineClient:
     Every method raises EngineError if vLLM cannot be reached or answers with an error.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, trust: ssl.SSLContext | None = None) -> None:
+        """`trust` is for a url with https."""
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(CALL_TIMEOUT_SECONDS, connect=5.0),
             limits=httpx.Limits(keepalive_expiry=None),
+            verify=trust or True,
             trust_env=False,  # never through a proxy: the engine is in this pod
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import mmap
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,7 @@ async def receive_version(
     shm_dir: Path,
     token: str,
     *,
+    trust: ssl.SSLContext | None = None,
     timeout_seconds: float = 600.0,
     transport: Transport | None = None,
     files: MappedFiles | None = None,
@@ -64,6 +66,8 @@ async def receive_version(
     All ranks of an engine are in one pod, which therefore needs the whole model. What is fetched goes to
     weights/received-<slot>.bin below shm_dir, the load file to load-<slot>.json; slot is the version modulo 2, so the
     version before stays whole.
+
+    trust: for pods whose url has https.
 
     files: kept from version to version, it saves mapping this pod's own files anew.
 
@@ -75,7 +79,7 @@ async def receive_version(
     check_commit(manifest, commit)
     pods = {file.rank: file.pod for file in manifest.ranks}
     plan = await asyncio.to_thread(plan_fetches, manifest, whole_regions(manifest), pod, pods)
-    receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token), files or MappedFiles())
+    receiver = _Receiver(manifest, plan, shm_dir, transport or HttpTransport(token, trust), files or MappedFiles())
     try:
         async with asyncio.timeout(timeout_seconds):
             plan = await receiver.carry_out()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class ServiceSettings:
     device: Literal["cpu", "gpu"]
     shm_dir: Path
     token: str
+    trust: ssl.SSLContext | None = None
+    """Whom to believe to be another pod of the job; None: its HTTP is not encrypted."""
 
 
 class Service:
@@ -217,6 +220,7 @@ class Service:
                 self._settings.pod,
                 self._settings.shm_dir,
                 self._settings.token,
+                trust=self._settings.trust,
                 files=self._files,
             )
         note_received(received)

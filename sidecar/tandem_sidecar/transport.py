@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import mmap
 import os
+import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,8 +45,12 @@ class HttpTransport:
     between, three times as fast on loopback.
     """
 
-    def __init__(self, token: str, silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(
+        self, token: str, trust: ssl.SSLContext | None = None, silence_seconds: float = SILENCE_SECONDS
+    ) -> None:
+        """`trust` is for sources whose url has https."""
         self._token = token
+        self._trust = trust
         self._silence_seconds = silence_seconds
 
     def fetch(self, source: RankFile, offset: int, destination: memoryview) -> None:
@@ -53,7 +58,7 @@ class HttpTransport:
         url = urlsplit(source.url)
         path = f"{url.path}{file_route(source.file)}"
         last = offset + len(destination) - 1
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=self._silence_seconds)
+        connection = self._open(url.scheme, url.hostname or "", url.port)
         try:
             connection.request(
                 "GET", path, headers={"Authorization": f"Bearer {self._token}", "Range": f"bytes={offset}-{last}"}
@@ -73,6 +78,11 @@ class HttpTransport:
             ) from error
         finally:
             connection.close()
+
+    def _open(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self._silence_seconds, context=self._trust)
+        return http.client.HTTPConnection(host, port, timeout=self._silence_seconds)
 
 
 def file_route(file: str) -> str:

@@ -133,7 +133,8 @@ class SidecarPod:
     def start(self) -> None:
         """Start the process."""
         variables = {
-            f"TANDEM_{name.upper()}": str(value) for name, value in self.environment.model_dump(mode="json").items()
+            f"TANDEM_{name.upper()}": str(value)
+            for name, value in self.environment.model_dump(mode="json", exclude_none=True).items()
         }
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -11,9 +11,12 @@ import pytest
 import torch
 import xxhash
 from tandem_core.errors import TandemError
+from tandem_core.job import RLJob, load_job
+from tandem_core.tls import build_client_context
 from tandem_core.weights.layout import LoadFile, align
 from tandem_core.weights.manifest import Commit, ManifestPart, TensorSlice
 from tandem_core.weights.merge import ManifestError
+from tandem_operator.certificate import make_certificate
 from tandem_sidecar.mapped_files import MappedFiles
 from tandem_sidecar.mapped_tensors import BoxedTensor, map_tensors
 from tandem_sidecar.receive import ReceivedVersion, WeightVerificationError, receive_version
@@ -21,6 +24,7 @@ from tandem_sidecar.transport import TransferError
 
 from tests.integration.weight_pods import WeightPod, serving
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 TOKEN = "secret"
 SHAPE = (64, 96)
 
@@ -246,6 +250,30 @@ async def test_a_wrong_token_is_told(two_pods: list[WeightPod]) -> None:
     parts = publish(two_pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
     with pytest.raises(TransferError, match="answered 401 instead of 206"):
         await receive(two_pods[0], parts, tensors, token="other")
+
+
+async def test_weights_come_encrypted_and_only_from_who_shows_the_jobs_certificate(tmp_path: Path) -> None:
+    job = load_job(EXAMPLE)
+    own, other = (write_certificate(tmp_path / name, job) for name in ("own", "other"))
+    pods = [WeightPod(f"pod-{index}", tmp_path / f"shm-{index}") for index in range(2)]
+    with serving(pods[0], TOKEN), serving(pods[1], TOKEN, tls_dir=own):
+        tensors = make_tensors("a", "b")
+        parts = publish(pods, {0: [("a", WHOLE)], 1: [("b", WHOLE)]}, tensors)
+        commit = commit_of(parts, tensors)
+        with pytest.raises(TransferError, match="CERTIFICATE_VERIFY_FAILED"):
+            await receive_version(parts, commit, "pod-0", pods[0].shm_dir, TOKEN, trust=build_client_context(other))
+        received = await receive_version(
+            parts, commit, "pod-0", pods[0].shm_dir, TOKEN, trust=build_client_context(own)
+        )
+        assert_loaded(received, tensors)
+        assert received.fetched_bytes == BOX_BYTES
+
+
+def write_certificate(directory: Path, job: RLJob) -> Path:
+    directory.mkdir()
+    for name, text in make_certificate(job).items():
+        (directory / name).write_text(text)
+    return directory
 
 
 async def test_a_pod_that_stalls_ends_the_reception_at_the_deadline(two_pods: list[WeightPod]) -> None:

@@ -26,8 +26,8 @@ class WeightPod:
 
 
 @contextmanager
-def serving(pod: WeightPod, token: str, address: str = "127.0.0.1") -> Iterator[WeightPod]:
-    """The pod's files behind its checkpoint engine's API, at a free port of the address."""
+def serving(pod: WeightPod, token: str, address: str = "127.0.0.1", tls_dir: Path | None = None) -> Iterator[WeightPod]:
+    """The pod's files behind its checkpoint engine's API, at a free port of the address; `tls_dir`: encrypted."""
     api = build_api(Presence(pod.name, "sidecar", token, pod.shm_dir))
 
     async def counting(scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,10 +37,11 @@ def serving(pod: WeightPod, token: str, address: str = "127.0.0.1") -> Iterator[
             pod.served_bytes += int(last) + 1 - int(first)
         await api(scope, receive, send)
 
-    server = uvicorn.Server(uvicorn.Config(counting, host=address, port=0, log_level="warning"))
+    files = {} if tls_dir is None else {"ssl_certfile": tls_dir / "tls.crt", "ssl_keyfile": str(tls_dir / "tls.key")}
+    server = uvicorn.Server(uvicorn.Config(counting, host=address, port=0, log_level="warning", **files))
     listening = server.config.bind_socket()
     listening.listen()  # requests may come before the thread runs
-    pod.url = f"http://{address}:{listening.getsockname()[1]}"
+    pod.url = f"{'https' if files else 'http'}://{address}:{listening.getsockname()[1]}"
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

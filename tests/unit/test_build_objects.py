@@ -29,6 +29,9 @@ ETCD = EtcdAccess(
 MONITORED = SETTINGS.model_copy(
     update={"pod_monitor": True, "monitoring_namespace": "monitoring", "token": "", "etcd_files": ETCD.files()}
 )
+ENCRYPTED = SETTINGS.model_copy(
+    update={"pod_monitor": True, "certificate_files": {"ca.crt": "CA", "tls.crt": "CERT", "tls.key": "KEY"}}
+)
 CASES = {
     "cpu": SETTINGS,
     "gpus": MONITORED,
@@ -36,6 +39,7 @@ CASES = {
     "postgresql": SETTINGS,
     "volcano": SETTINGS,
     "coscheduling": SETTINGS,
+    "tls": ENCRYPTED,
 }
 UNKNOWN_TO_KUBERNETES = ("PodMonitor", "PodGroup")
 

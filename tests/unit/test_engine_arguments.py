@@ -86,6 +86,13 @@ def test_tokens_in_and_out_and_weights_only_with_the_token(overrides: tuple[str,
     assert command.url == "http://10.0.0.7:8100"
 
 
+def test_it_is_encrypted_where_the_pod_has_a_certificate() -> None:
+    command = build_engine_command(make_job(), make_pod(tls_dir="/etc/tandem/tls"), MODEL, Role.SIDECAR)
+    assert value_of(command, "--ssl-certfile") == "/etc/tandem/tls/tls.crt"
+    assert value_of(command, "--ssl-keyfile") == "/etc/tandem/tls/tls.key"
+    assert command.url == "https://10.0.0.7:8100"
+
+
 @pytest.mark.parametrize(
     ("trainer", "inference", "dtype"),
     [

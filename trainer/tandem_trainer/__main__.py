@@ -63,11 +63,12 @@ def _follow_phases(environment: PodEnvironment, job: RLJob, model_dir: Path, coo
         # After a loss the engines of other pods may be in the middle of a rollout phase.
         coordination.wait_for_devices(spec.deadlines.loading + spec.deadlines.rollout + spec.deadlines.draining)
     trainer = Trainer(job, model_dir, environment.checkpoint_dir)
-    url = f"http://{environment.pod_ip}:{CHECKPOINT_ENGINE_PORT}"
+    url = environment.url(CHECKPOINT_ENGINE_PORT)
     publisher = agree_on_publisher(
         trainer, environment.pod_name, url, environment.shm_dir, spec.hybrid.ranks_per_replica
     )
-    with BatchClient(lambda: coordination.observe().master_url, environment.token()) as batches:
+    token, trust = environment.token(), environment.client_context()
+    with BatchClient(lambda: coordination.observe().master_url, token, trust) as batches:
         export_dir = environment.checkpoint_dir / "model"
         code = PhaseLoop(job, trainer, publisher, coordination, batches, export_dir).run()
     publisher.close()

@@ -7,6 +7,7 @@ the rank, which costs the whole pod, and its health check server is an empty she
 
 import hmac
 import os
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +18,7 @@ from socketserver import ThreadingTCPServer
 import psutil
 import structlog
 from tandem_core.environment import TRAINER_METRICS_PORT
+from tandem_core.tls import build_server_context
 
 from tandem_trainer.metrics import HUNG_RANKS, PROCESSES, render_metrics
 
@@ -37,6 +39,11 @@ def start_agent_health() -> None:
     if address:
         PROCESSES.set_function(lambda: len(_list_processes()))
         server = AgentServer((address, TRAINER_METRICS_PORT))
+        if directory := os.environ.get("TANDEM_TLS_DIR"):
+            # Each connection's thread shakes hands, so that none waits for another.
+            server.socket = build_server_context(Path(directory)).wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
 
 
@@ -102,3 +109,7 @@ class AgentServer(ThreadingTCPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, _Answers)
+
+    def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
+        """A line, not a traceback: who speaks no TLS where it is wanted comes here."""
+        log.warning("a request broke off", client=client_address[0], error=str(sys.exception()))

@@ -1,5 +1,6 @@
 """Fetching recorded batches from the rollout master."""
 
+import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -26,11 +27,17 @@ class _MasterAway(Exception):
 class BatchClient:
     """A context manager around one HTTP connection; asks again while the master restarts."""
 
-    def __init__(self, find_master: Callable[[], str], token: str) -> None:
-        """`find_master` gives the master's present http://address:port, or an empty string."""
+    def __init__(self, find_master: Callable[[], str], token: str, trust: ssl.SSLContext | None = None) -> None:
+        """`find_master` gives the master's present http(s)://address:port, or an empty string; `trust` is for https."""
         self._find_master = find_master
-        # Proxies of the environment are not meant for addresses inside the job.
-        self._http = httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=_HTTP_TIMEOUT, trust_env=False)
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_HTTP_TIMEOUT,
+            verify=trust or True,
+            # A server that ends waits until encrypted connections are closed at both ends: none is kept.
+            limits=httpx.Limits(max_keepalive_connections=None if trust is None else 0),
+            trust_env=False,  # proxies of the environment are not meant for addresses inside the job
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -75,6 +75,15 @@ class StorageSpec(SpecModel):
         return self
 
 
+class SecuritySpec(SpecModel):
+    """Protection of what the job's parts say to each other."""
+
+    tls: bool = False
+    """Whether all HTTP between the job's parts is encrypted: batches, prompts, answers, and weights between pods. The
+    job gets a certificate of its own; nothing has to be installed for it. Not encrypted are collectives between trainer
+    ranks (NCCL, gloo), which know no TLS."""
+
+
 class ImageSpec(SpecModel):
     """Container images; the operator's own defaults where left out."""
 

@@ -14,6 +14,7 @@ from tandem_core.job.operations import (
     EvaluationSpec,
     ImageSpec,
     PodOverlaySpec,
+    SecuritySpec,
     StorageSpec,
 )
 from tandem_core.job.rewards import ReasoningGymReward, RewardSpec
@@ -62,6 +63,8 @@ class RLJobSpec(SpecModel):
     """Longest times."""
     storage: StorageSpec = Field(default_factory=StorageSpec)
     """Replay buffer."""
+    security: SecuritySpec = Field(default_factory=SecuritySpec)
+    """Encryption."""
     images: ImageSpec = Field(default_factory=ImageSpec)
     """Container images."""
     pods: PodOverlaySpec = Field(default_factory=PodOverlaySpec)

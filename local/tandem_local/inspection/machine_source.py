@@ -91,8 +91,8 @@ class MachineSource:
             return history.iterations()[-ITERATIONS:]
 
     def _load_secrets(self, run: RunDirectory) -> KubernetesObject:
-        """A Secret with the job's token and the user's own Secrets."""
-        files = [run.token_file, *(self._home / "secrets").glob("*/*")]
+        """A Secret with the job's token and key, and the user's own Secrets."""
+        files = [run.token_file, run.certificate / "tls.key", *(self._home / "secrets").glob("*/*")]
         contents = [file.read_bytes() for file in files if file.is_file()]
         data = {str(number): base64.b64encode(content).decode() for number, content in enumerate(contents)}
         return {"kind": "Secret", "data": data}

@@ -29,7 +29,7 @@ HARMLESS_VARIABLES = frozenset(
             f"TANDEM_{name}"
             for name in (
                 *("JOB_FILE", "JOB_UID", "POD_NAME", "POD_IP", "ETCD_ENDPOINTS", "ETCD_DIR", "TOKEN_FILE"),
-                *("SHM_DIR", "MODEL_DIR", "CHECKPOINT_DIR", "DATA_DIR"),
+                *("TLS_DIR", "SHM_DIR", "MODEL_DIR", "CHECKPOINT_DIR", "DATA_DIR"),
             )
         ),
     }

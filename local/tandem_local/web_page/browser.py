@@ -10,9 +10,9 @@ from pathlib import Path
 REDIRECT = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={}"><title>Tandem</title>\n'
 
 
-def page_address(host: str, port: int, token: str) -> str:
+def page_address(host: str, port: int, token: str, *, encrypted: bool = False) -> str:
     """Where the page is. The token stands in the fragment, which browsers keep to themselves."""
-    return f"http://{host}:{port}/ui/#token={token}"
+    return f"{'https' if encrypted else 'http'}://{host}:{port}/ui/#token={token}"
 
 
 def has_screen(environment: Mapping[str, str] = os.environ) -> bool:

@@ -24,13 +24,15 @@ def forward_page(kubectl: Kubectl, job: str, port: int, *, open_browser: bool) -
     """
     pod = find_master_pod(kubectl, job)
     token = read_token(kubectl, job)
+    encrypted = bool(kubectl.get("rljob", job)["spec"].get("security", {}).get("tls"))
     command = kubectl.command("port-forward", "--address=127.0.0.1", f"pod/{pod}", f"{port or ''}:{MASTER_PORT}")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - the user's own kubectl
     lines = iter(process.stdout or ())
     try:
         local_port = parse_forwarding(next(lines, ""))
         with tempfile.TemporaryDirectory(prefix="tandem-page-") as directory:
-            tell_address(page_address("127.0.0.1", local_port, token), Path(directory), open_browser=open_browser)
+            address = page_address("127.0.0.1", local_port, token, encrypted=encrypted)
+            tell_address(address, Path(directory), open_browser=open_browser)
             for _ in lines:  # one for each connection
                 pass
         raise KubectlFailed(f"the connection to pod {pod} ended: if the master was started anew, call this again")

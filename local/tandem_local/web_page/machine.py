@@ -31,7 +31,8 @@ def open_page(run: RunDirectory, port: int, *, open_browser: bool) -> None:
     """
     state, job = run.read_state(), load_job(run.job_file)
     if state is not None and not state.status.final and is_alive(state.runner):
-        address = page_address(find_master(state, job), MASTER_PORT, run.token_file.read_text().strip())
+        token, encrypted = run.token_file.read_text().strip(), job.spec.security.tls
+        address = page_address(find_master(state, job), MASTER_PORT, token, encrypted=encrypted)
         tell_address(address, run.path, open_browser=open_browser)
         return
     history = find_history(run, job)

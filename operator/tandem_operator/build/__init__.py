@@ -2,7 +2,13 @@
 
 from tandem_core.job import RLJob
 
-from tandem_operator.build.config import build_config_map, build_etcd_secret, build_service_account, build_token_secret
+from tandem_operator.build.config import (
+    build_certificate_secret,
+    build_config_map,
+    build_etcd_secret,
+    build_service_account,
+    build_token_secret,
+)
 from tandem_operator.build.devices import build_claim_template, device_count
 from tandem_operator.build.disruption import build_disruption_budget
 from tandem_operator.build.gang import build_pod_group
@@ -32,6 +38,7 @@ def build_objects(
         build_config_map(job),
         *([build_token_secret(job, settings.token)] if settings.token else []),
         *([build_etcd_secret(job, settings.etcd_files)] if settings.etcd_files else []),
+        *([build_certificate_secret(job, settings.certificate_files)] if settings.certificate_files else []),
         *([build_checkpoint_claim(job)] if job.spec.checkpoint.claim is None else []),
         *([build_data_claim(job)] if job.spec.storage.kind == "sqlite" else []),
         build_service(job),

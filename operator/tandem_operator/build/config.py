@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tandem_core.job import RLJob, dump_job
 
-from tandem_operator.build.names import build_object, config_name, etcd_access_name, token_name
+from tandem_operator.build.names import build_object, certificate_name, config_name, etcd_access_name, token_name
 from tandem_operator.build.pods import JOB_FILE_NAME, TOKEN_FILE_NAME
 from tandem_operator.build.settings import KubernetesObject
 
@@ -28,6 +28,11 @@ def build_token_secret(job: RLJob, token: str) -> KubernetesObject:
 def build_etcd_secret(job: RLJob, files: Mapping[str, str]) -> KubernetesObject:
     """What the job's pods show to etcd, by file name."""
     return _build_secret(job, etcd_access_name(job), files)
+
+
+def build_certificate_secret(job: RLJob, files: Mapping[str, str]) -> KubernetesObject:
+    """The certificate of the job's HTTP APIs, and its authority's, by file name."""
+    return _build_secret(job, certificate_name(job), files)
 
 
 def build_service_account(job: RLJob) -> KubernetesObject:

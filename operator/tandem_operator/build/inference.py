@@ -22,7 +22,7 @@ def build_inference_deployment(job: RLJob, settings: BuildSettings, replicas: in
     wish = elastic.replicas if replicas is None else replicas
     wanted = min(max(wish or 0, elastic.min), elastic.max)
     engine = build_sidecar(job, settings, Component.INFERENCE)
-    engine["readinessProbe"] = build_probe("/readyz", CHECKPOINT_ENGINE_PORT, period_seconds=5, failures=3)
+    engine["readinessProbe"] = build_probe(job, "/readyz", CHECKPOINT_ENGINE_PORT, period_seconds=5, failures=3)
     spec: KubernetesObject = {
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,

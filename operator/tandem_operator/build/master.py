@@ -28,7 +28,7 @@ def build_master_job(job: RLJob, settings: BuildSettings) -> KubernetesObject:
         **build_container(job, settings, Component.MASTER, MASTER_CONTAINER, image, ["python", "-m", "tandem_rollout"]),
         "ports": [{"name": "http", "containerPort": MASTER_PORT}],
         **build_life_probes(job, MASTER_PORT),
-        "readinessProbe": build_probe("/readyz", MASTER_PORT, period_seconds=5, failures=3),
+        "readinessProbe": build_probe(job, "/readyz", MASTER_PORT, period_seconds=5, failures=3),
     }
     if job.spec.storage.url_secret is not None:
         key = {"name": job.spec.storage.url_secret, "key": "url"}

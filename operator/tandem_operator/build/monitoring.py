@@ -3,8 +3,17 @@
 import re
 
 from tandem_core.job import RLJob
+from tandem_core.tls import CA_FILE
 
-from tandem_operator.build.names import COMPONENT_LABEL, JOB_LABEL, build_object, job_selector, token_name
+from tandem_operator.build.names import (
+    COMPONENT_LABEL,
+    JOB_LABEL,
+    build_object,
+    certificate_host,
+    certificate_name,
+    job_selector,
+    token_name,
+)
 from tandem_operator.build.pods import TOKEN_FILE_NAME
 from tandem_operator.build.settings import BuildSettings, KubernetesObject
 
@@ -24,12 +33,15 @@ def build_pod_monitor(job: RLJob, settings: BuildSettings) -> KubernetesObject:
     credentials = {"name": token_name(job), "key": TOKEN_FILE_NAME}
     item = build_object(job, "monitoring.coreos.com/v1", "PodMonitor", job.metadata.name)
     item["metadata"]["labels"] = {**settings.monitoring_labels, **item["metadata"]["labels"]}
-    endpoint = {
+    endpoint: KubernetesObject = {
         "path": "/metrics",
         "interval": settings.monitoring_interval,
         "authorization": {"type": "Bearer", "credentials": credentials},
         "relabelings": RELABELINGS,
     }
+    if job.spec.security.tls:
+        authority = {"secret": {"name": certificate_name(job), "key": CA_FILE}}
+        endpoint |= {"scheme": "https", "tlsConfig": {"ca": authority, "serverName": certificate_host(job)}}
     return {
         **item,
         "spec": {

@@ -38,6 +38,16 @@ def etcd_access_name(job: RLJob) -> str:
     return f"{job.metadata.name}-etcd"
 
 
+def certificate_name(job: RLJob) -> str:
+    """Name of the Secret with the certificate that the job's parts show each other."""
+    return f"{job.metadata.name}-tls"
+
+
+def certificate_host(job: RLJob) -> str:
+    """The name in that certificate, for those who check names, as Prometheus does."""
+    return f"{job.metadata.name}.{job.metadata.namespace}.svc"
+
+
 def checkpoint_claim_name(job: RLJob) -> str:
     """Name of the PersistentVolumeClaim for checkpoints: the user's, or the job's own."""
     return job.spec.checkpoint.claim or f"{job.metadata.name}-checkpoints"

@@ -8,6 +8,7 @@ from tandem_operator.build.gang import join_gang
 from tandem_operator.build.names import (
     Component,
     build_labels,
+    certificate_name,
     checkpoint_claim_name,
     config_name,
     data_claim_name,
@@ -23,6 +24,7 @@ JOB_FILE_NAME = "job.yaml"
 TOKEN_DIRECTORY = "/etc/tandem/secret"  # noqa: S105 - where the token is mounted
 TOKEN_FILE_NAME = "token"  # noqa: S105
 ETCD_DIRECTORY = "/etc/tandem/etcd"
+TLS_DIRECTORY = "/etc/tandem/tls"
 SHM_DIRECTORY = "/dev/shm"  # noqa: S108 - the pod's own, memory-backed
 CACHE_DIRECTORY = "/var/cache/tandem"
 CHECKPOINT_DIRECTORY = "/var/lib/tandem/checkpoints"
@@ -57,6 +59,7 @@ def build_environment(job: RLJob, settings: BuildSettings, component: Component)
         "TANDEM_ETCD_ENDPOINTS": settings.etcd_endpoints,
         **({"TANDEM_ETCD_DIR": ETCD_DIRECTORY} if settings.etcd_files else {}),
         "TANDEM_TOKEN_FILE": f"{TOKEN_DIRECTORY}/{TOKEN_FILE_NAME}",
+        **({"TANDEM_TLS_DIR": TLS_DIRECTORY} if job.spec.security.tls else {}),
         "TANDEM_SHM_DIR": f"{SHM_DIRECTORY}/tandem",
         "TANDEM_MODEL_DIR": f"{CACHE_DIRECTORY}/model",
         "TANDEM_CHECKPOINT_DIR": CHECKPOINT_DIRECTORY,
@@ -87,6 +90,8 @@ def build_container(
     ]
     if settings.etcd_files:
         mounts.append({"name": "etcd", "mountPath": ETCD_DIRECTORY, "readOnly": True})
+    if job.spec.security.tls:
+        mounts.append({"name": "tls", "mountPath": TLS_DIRECTORY, "readOnly": True})
     return {
         "name": name,
         "image": image,
@@ -113,6 +118,8 @@ def build_volumes(job: RLJob, settings: BuildSettings) -> list[KubernetesObject]
     ]
     if settings.etcd_files:
         volumes.append({"name": "etcd", "secret": {"secretName": etcd_access_name(job), "defaultMode": 0o440}})
+    if job.spec.security.tls:
+        volumes.append({"name": "tls", "secret": {"secretName": certificate_name(job), "defaultMode": 0o440}})
     return volumes
 
 
@@ -168,18 +175,19 @@ def build_life_probes(job: RLJob, port: int) -> KubernetesObject:
     order any more, so that it gets no time for that.
     """
     return {
-        "startupProbe": build_probe("/healthz", port, period_seconds=1, failures=ceil(job.spec.deadlines.startup)),
+        "startupProbe": build_probe(job, "/healthz", port, period_seconds=1, failures=ceil(job.spec.deadlines.startup)),
         "livenessProbe": {
-            **build_probe("/healthz", port, period_seconds=5, failures=3),
+            **build_probe(job, "/healthz", port, period_seconds=5, failures=3),
             "terminationGracePeriodSeconds": HANGING_GRACE_SECONDS,
         },
     }
 
 
-def build_probe(path: str, port: int, *, period_seconds: int, failures: int) -> KubernetesObject:
+def build_probe(job: RLJob, path: str, port: int, *, period_seconds: int, failures: int) -> KubernetesObject:
     """An HTTP probe that gives up after `failures` attempts, `period_seconds` apart."""
+    encrypted = {"scheme": "HTTPS"} if job.spec.security.tls else {}
     return {
-        "httpGet": {"path": path, "port": port},
+        "httpGet": {"path": path, "port": port, **encrypted},
         "periodSeconds": period_seconds,
         "failureThreshold": failures,
         "timeoutSeconds": 5,

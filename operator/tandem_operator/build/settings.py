@@ -33,6 +33,9 @@ class BuildSettings(BaseModel):
     token: str = ""
     """Bearer token of the job's HTTP APIs: the caller makes it once for each job (`secrets.token_urlsafe(32)`) and
     keeps it. Empty: the Secret is there already and is left alone."""
+    certificate_files: dict[str, str] = Field(default_factory=dict, repr=False)
+    """For spec.security.tls: what `certificate.make_certificate` made once for the job, and the caller keeps. Empty:
+    the Secret is there already and is left alone."""
     pod_monitor: bool = False
     """Whether the cluster knows PodMonitor (monitoring.coreos.com/v1)."""
     monitoring_labels: dict[str, str] = Field(default_factory=dict)
