@@ -166,6 +166,12 @@ async def test_trained_iterations_are_marked(buffer: ReplayBuffer) -> None:
     assert iteration.phase_seconds == {"Rollout": 2.0}
 
 
+async def test_metrics_that_are_no_numbers_are_left_out(buffer: ReplayBuffer) -> None:
+    metrics = {"loss": float("nan"), "gradient_norm": float("inf"), "reward": 0.5}
+    await buffer.record_iteration(1, version=1, metrics=metrics, phase_seconds={})
+    assert [each.metrics for each in await buffer.iterations()] == [{"reward": 0.5}]
+
+
 async def test_success_rates_follow_the_newest_groups(buffer: ReplayBuffer) -> None:
     await buffer.record_batch(1, b"1", await scored_groups(buffer, 1, [5, 6]))
     assert await buffer.success_rates() == {5: 0.5, 6: 0.5}
