@@ -93,6 +93,7 @@ CHANGES: list[Object] = [
     {"pods": {"hybrid": {"metadata": {"labels": {"team": None, "group": "a"}}}}},
     {"pods": {"master": {"spec": {"priorityClassName": "high"}}}},
     {"backoffLimit": 1},
+    {"security": {"tls": True}},
     {"elastic": {"maxStaleness": 2}},
     {"deadlines": {"startup": 1}},
 ]
