@@ -348,16 +348,16 @@ for call in (lambda: os.nice(-5), lambda: os.sched_setscheduler(0, os.SCHED_FIFO
 
 
 async def test_many_runs_leave_no_control_group_and_no_mount(attacked: SandboxClient, sandbox: RunningSandbox) -> None:
+    before = _mounts_of(sandbox)
     results: list[RunResult] = await asyncio.gather(
         *(attacked.run(RunRequest(command=("/bin/echo", str(number)))) for number in range(100))
     )
     assert [each.stdout for each in results] == [f"{number}\n" for number in range(100)]
-    assert sandbox.process is not None
-    assert _mounts_of(sandbox) <= 20, "mounts grow inside the service"
+    await asyncio.to_thread(wait_until, lambda: _mounts_of(sandbox) <= before, "no more mounts than before")
 
 
 def _mounts_of(sandbox: RunningSandbox) -> int:
-    """Mounts in the service's own namespace, beyond those of this machine."""
+    """Mounts in the service's own namespace."""
     assert sandbox.process is not None
     children = Path(f"/proc/{sandbox.process.pid}/task/{sandbox.process.pid}/children").read_text().split()
-    return len(Path(f"/proc/{children[0]}/mountinfo").read_text().splitlines()) - _mounts()
+    return len(Path(f"/proc/{children[0]}/mountinfo").read_text().splitlines())
