@@ -18,10 +18,10 @@ $(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
 demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
-test: $(SETUP) cluster-build ## Run all tests (40 minutes), but for the long ones (make strikes)
+test: $(SETUP) cluster-build ## Run all tests but the long ones (35 minutes)
 	$(BIN)/pytest -n 2 -m 'not long'
 
-strikes: $(SETUP) cluster-build ## Run the long tests: strikes at jobs on Kubernetes, Helm, the operator in each phase (20 minutes)
+strikes: $(SETUP) cluster-build ## Run the long tests: strikes at jobs on Kubernetes, Helm, more layouts and attacks (half an hour and more)
 	$(BIN)/pytest -m long
 
 test-gpu: $(SETUP) ## Run what only a GPU can show

@@ -33,7 +33,9 @@ GREEDY = ("spec.rollout.temperature=0", "spec.algorithm.loss=rest")
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("settings", [GREEDY, ()], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(GREEDY, id="greedy"), pytest.param((), id="sampled", marks=pytest.mark.long)]
+)
 async def test_an_interrupted_job_ends_with_the_weights_of_one_that_was_not(
     settings: tuple[str, ...], tmp_path: Path
 ) -> None:

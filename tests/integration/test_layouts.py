@@ -59,6 +59,9 @@ CASES = {
     "ep2-across-pods": Case({"expertParallel": 2}, pods=2, model="experts"),
 }
 
+REPRESENTATIVE = ("dp2", "tp2-sequence-parallel", "pp2-across-pods", "ep2-across-pods")
+"""Together they have every kind of cut, within a pod and across pods; the others are `long`."""
+
 
 def held_bytes(layout: str, pod: int, name: str, shape: torch.Size) -> int:
     """What the ranks of a pod publish of a tensor when each rank has a pod of its own."""
@@ -265,7 +268,12 @@ def laboratory(request: pytest.FixtureRequest, root: Path, ranks: list[Worker]) 
 
 
 @pytest.mark.parametrize(
-    ("laboratory", "layout"), [(CASES[name].model, name) for name in CASES], indirect=["laboratory"]
+    ("laboratory", "layout"),
+    [
+        pytest.param(case.model, name, marks=[] if name in REPRESENTATIVE else pytest.mark.long)
+        for name, case in CASES.items()
+    ],
+    indirect=["laboratory"],
 )
 def test_the_served_weights_are_the_trainers_for_three_updates_in_a_row(laboratory: Laboratory, layout: str) -> None:
     laboratory.run(layout)

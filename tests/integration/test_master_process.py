@@ -97,6 +97,13 @@ def master(tmp_path: Path, job: RLJob, etcd_endpoint: str, keys: JobKeys) -> Ite
         process.wait(10)
 
 
+async def history_reaches(buffer: ReplayBuffer, iteration: int) -> None:
+    """What is only for reports is written behind the job's back."""
+    async with asyncio.timeout(SECONDS):
+        while iteration not in [each.iteration for each in await buffer.iterations()]:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+
+
 async def phase_reached(store: Store, keys: JobKeys, phase: Phase, iteration: int) -> PhaseRecord:
     async with Mirror(store, keys.phase, PhaseRecord) as mirror:
         return await mirror.wait_for(
@@ -123,6 +130,7 @@ async def test_a_master_that_is_killed_loses_nothing(
                 await members.acknowledge_again()
                 await phase_reached(store, keys, Phase.ROLLOUT, 2)
                 before = await buffer.batch(1)
+                await history_reaches(buffer, 0)
                 first.send_signal(signal.SIGKILL)
                 first.wait(10)
                 engine.release()
