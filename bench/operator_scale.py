@@ -312,7 +312,8 @@ def describe(result: Result) -> str:
     memory = result.memory_after - result.memory_before
     return f"""
 `.venv/bin/python -m bench.operator_scale`: {result.jobs} RLJobs, each with 10 objects, on a control plane without
-nodes and without a scheduler; seconds until all are written and controllers have made their pods. {describe_machine()}
+nodes and without a scheduler; seconds until all are written and controllers have made their pods.
+{describe_machine()}
 
 | | plain loop, s | operator, s | ratio |
 | --- | --- | --- | --- |
