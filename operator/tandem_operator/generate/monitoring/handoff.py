@@ -11,7 +11,7 @@ from tandem_operator.generate.monitoring.panels import (
     Row,
     mean,
     per_second,
-    quantile,
+    quantiles,
 )
 
 POD = "{{pod}}"
@@ -26,23 +26,23 @@ HANDOFF = Dashboard(
             (
                 Panel(
                     "How long from training until all engines serve?",
-                    tuple(
-                        Query(
-                            quantile(share, Master.SWITCH_SECONDS, "namespace, rljob", f'{OF_JOB}, to="inference"'),
-                            f"{JOB_NAME} p{share * 100:.0f}",
-                        )
-                        for share in (0.5, 0.95)
+                    quantiles(
+                        (0.5, 0.95),
+                        Master.SWITCH_SECONDS,
+                        "namespace, rljob",
+                        f'{OF_JOB}, to="inference"',
+                        legend=JOB_NAME,
                     ),
                     "s",
                 ),
                 Panel(
                     "How long from the last answer until training begins?",
-                    tuple(
-                        Query(
-                            quantile(share, Master.SWITCH_SECONDS, "namespace, rljob", f'{OF_JOB}, to="training"'),
-                            f"{JOB_NAME} p{share * 100:.0f}",
-                        )
-                        for share in (0.5, 0.95)
+                    quantiles(
+                        (0.5, 0.95),
+                        Master.SWITCH_SECONDS,
+                        "namespace, rljob",
+                        f'{OF_JOB}, to="training"',
+                        legend=JOB_NAME,
                     ),
                     "s",
                 ),
@@ -75,9 +75,7 @@ HANDOFF = Dashboard(
                 ),
                 Panel(
                     "How long does a rank take to publish?",
-                    tuple(
-                        Query(quantile(share, Master.PUBLISH_SECONDS), f"p{share * 100:.0f}") for share in (0.5, 0.95)
-                    ),
+                    quantiles((0.5, 0.95), Master.PUBLISH_SECONDS),
                     "s",
                 ),
                 Panel(

@@ -11,7 +11,7 @@ from tandem_operator.generate.monitoring.panels import (
     Row,
     mean,
     per_second,
-    quantile,
+    quantiles,
 )
 
 
@@ -67,18 +67,13 @@ JOB = Dashboard(
                 ),
                 Panel(
                     "How are rewards distributed?",
-                    tuple(
-                        Query(quantile(share, Master.ANSWER_REWARD), f"p{share * 100:.0f}") for share in (0.1, 0.5, 0.9)
-                    ),
+                    quantiles((0.1, 0.5, 0.9), Master.ANSWER_REWARD),
                     "none",
                     description="10, 50 and 90 % of the answers have at most this reward.",
                 ),
                 Panel(
                     "How long are the answers?",
-                    tuple(
-                        Query(quantile(share, Master.ANSWER_TOKENS), f"p{share * 100:.0f}")
-                        for share in (0.5, 0.9, 0.99)
-                    ),
+                    quantiles((0.5, 0.9, 0.99), Master.ANSWER_TOKENS),
                     description="Tokens that 50, 90 and 99 % of the answers have at most.",
                 ),
                 Panel(

@@ -2,7 +2,7 @@
 
 from tandem_core.metrics import Operator
 
-from tandem_operator.generate.monitoring.panels import Dashboard, Panel, Query, Row, per_second, quantile
+from tandem_operator.generate.monitoring.panels import Dashboard, Panel, Query, Row, per_second, quantiles
 
 _ACTIVE = f"on (instance) {Operator.LEADING.name}"
 """Chooses processes that are operators."""
@@ -64,18 +64,12 @@ OPERATOR = Dashboard(
                 ),
                 Panel(
                     "How long does a look take?",
-                    tuple(
-                        Query(quantile(share, Operator.RECONCILE_SECONDS, "", ""), f"p{share * 100:.0f}")
-                        for share in (0.5, 0.99)
-                    ),
+                    quantiles((0.5, 0.99), Operator.RECONCILE_SECONDS, "", ""),
                     "s",
                 ),
                 Panel(
                     "How late are looks?",
-                    tuple(
-                        Query(quantile(share, Operator.RECONCILE_LAG_SECONDS, "", ""), f"p{share * 100:.0f}")
-                        for share in (0.5, 0.99)
-                    ),
+                    quantiles((0.5, 0.99), Operator.RECONCILE_LAG_SECONDS, "", ""),
                     "s",
                     description="From the moment in which a look was due to its end.",
                 ),

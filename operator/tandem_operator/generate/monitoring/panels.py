@@ -74,6 +74,15 @@ def quantile(share: float, histogram: HistogramDescription, by: str = "", chosen
     return f"histogram_quantile({share}, sum by ({labels}) (rate({buckets}[$__rate_interval])))"
 
 
+def quantiles(
+    shares: tuple[float, ...], histogram: HistogramDescription, by: str = "", chosen: str = OF_JOB, legend: str = ""
+) -> tuple[Query, ...]:
+    """A line for each share, called `legend` and its percentile."""
+    return tuple(
+        Query(quantile(share, histogram, by, chosen), f"{legend} p{share * 100:.0f}".lstrip()) for share in shares
+    )
+
+
 def mean(histogram: HistogramDescription, by: str, chosen: str = OF_JOB) -> str:
     """The mean of a histogram's values, for each value of the labels `by`."""
     total, count = (

@@ -10,7 +10,7 @@ from tandem_operator.generate.monitoring.panels import (
     Query,
     Row,
     per_second,
-    quantile,
+    quantiles,
 )
 
 POD = "{{pod}}"
@@ -118,10 +118,7 @@ ROLLOUTS = Dashboard(
             (
                 Panel(
                     "How long does scoring take?",
-                    tuple(
-                        Query(quantile(share, Master.SCORING_SECONDS, "scorer"), f"{{{{scorer}}}} p{share * 100:.0f}")
-                        for share in (0.5, 0.95)
-                    ),
+                    quantiles((0.5, 0.95), Master.SCORING_SECONDS, "scorer", legend="{{scorer}}"),
                     "s",
                     description="Of all answers that a scorer got at a time; of a code reward, this is the sandbox.",
                 ),
@@ -132,10 +129,7 @@ ROLLOUTS = Dashboard(
                 ),
                 Panel(
                     "How long do requests to the sandboxes take?",
-                    tuple(
-                        Query(quantile(share, Sandbox.REQUEST_SECONDS, "path", ""), f"{{{{path}}}} p{share * 100:.0f}")
-                        for share in (0.5, 0.95)
-                    ),
+                    quantiles((0.5, 0.95), Sandbox.REQUEST_SECONDS, "path", "", legend="{{path}}"),
                     "s",
                     description="Of all sandbox services that Prometheus knows.",
                 ),
