@@ -1,11 +1,9 @@
 """Metrics, activities and evaluations in the database; each function works in the transaction it is given."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-import structlog
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tandem_core.coordination.records import Activity
@@ -14,8 +12,6 @@ from tandem_rollout.storage.history import EvaluationSample, ServedRecord
 from tandem_rollout.storage.segments import int32_bytes
 from tandem_rollout.storage.tables import ActivityRow, EvaluationRow, EvaluationSampleRow, IterationRow, ServedRow
 from tandem_rollout.storage.upsert import upsert
-
-log = structlog.get_logger()
 
 
 async def write_iteration(
@@ -26,18 +22,12 @@ async def write_iteration(
     metrics: Mapping[str, float],
     phase_seconds: Mapping[str, float],
 ) -> None:
-    """Insert the iteration, or add names to it and replace the values of those it has.
-
-    What is infinite or no number is logged and left out: JSON, and so PostgreSQL, has no word for it.
-    """
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    if left_out := {name: value for name, value in metrics.items() if name not in finite}:
-        log.warning("metrics without a finite value", iteration=iteration, metrics=left_out)
+    """Insert the iteration, or add names to it and replace the values of those it has."""
     known = (await connection.execute(select(IterationRow).where(IterationRow.iteration == iteration))).first()
     row = {
         "iteration": iteration,
         "version": version,
-        "metrics": {**(known.metrics if known else {}), **finite},
+        "metrics": {**(known.metrics if known else {}), **metrics},
         "phase_seconds": {**(known.phase_seconds if known else {}), **phase_seconds},
         "recorded_at": time.time(),
     }

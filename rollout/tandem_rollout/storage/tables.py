@@ -1,8 +1,23 @@
 """The tables of the replay buffer."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, String, Text, false
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA_VERSION = 1
@@ -11,6 +26,19 @@ SCHEMA_VERSION = 1
 # In SQLite exactly this type makes the key the row's own number.
 _Identity = BigInteger().with_variant(Integer, "sqlite")
 _Double = Float(53)
+
+
+class _Numbers(TypeDecorator[dict[str, float]]):
+    """Numbers by name, as JSON. It has no word for those that are not finite: they are strings there."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, float] | None, dialect: Dialect) -> Any:
+        return value and {name: number if math.isfinite(number) else str(number) for name, number in value.items()}
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, float] | None:
+        return value and {name: float(number) for name, number in value.items()}
 
 
 class Table(DeclarativeBase):
@@ -105,7 +133,7 @@ class IterationRow(Table):
     __tablename__ = "iterations"
     iteration: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     version: Mapped[int] = mapped_column(Integer)
-    metrics: Mapped[dict[str, float]] = mapped_column(JSON)
+    metrics: Mapped[dict[str, float]] = mapped_column(_Numbers)
     phase_seconds: Mapped[dict[str, float]] = mapped_column(JSON)
     recorded_at: Mapped[float] = mapped_column(_Double)
 
