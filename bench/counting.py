@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tandem_rollout.storage.history import EvaluationRecord, IterationRecord, open_history
+from tandem_rollout.storage.history import EvaluationRecord, IterationRecord
+from tandem_rollout.storage.history_file import open_history
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = 600

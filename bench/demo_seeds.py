@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem_rollout.storage.history import open_history
+from tandem_rollout.storage.history_file import open_history
 
 ROOT = Path(__file__).parents[1]
 PHASES = ("Rollout", "Draining", "Training", "Publishing", "Loading")

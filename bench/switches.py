@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem_rollout.storage.history import ActivityRecord, open_history
+from tandem_rollout.storage.history import ActivityRecord
+from tandem_rollout.storage.history_file import open_history
 
 SETTLED_AFTER = 5
 """Iterations that are left out at the beginning: caches and connections are new."""

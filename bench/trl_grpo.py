@@ -26,7 +26,7 @@ from tandem_local.run_directory import tandem_home
 from tandem_rollout.prompts import load_prompts
 from tandem_rollout.rewards.answers import AnsweredPrompt
 from tandem_rollout.rewards.regex import RegexScorer
-from tandem_rollout.storage.history import open_history
+from tandem_rollout.storage.history_file import open_history
 from tandem_rollout.tokenization import load_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pydantic import TypeAdapter
-from tandem_rollout.storage.history import open_history
+from tandem_rollout.storage.history_file import open_history
 
 from bench.ablations.experiments import VARIANTS
 from bench.ablations.problems import write_problems

@@ -91,7 +91,7 @@ def _describe_result(state: RunState) -> list[tuple[str, str]]:
 
 
 def _describe_switches(directory: RunDirectory, job: RLJob) -> list[tuple[str, str]]:
-    from tandem_rollout.storage.history import open_history  # heavy
+    from tandem_rollout.storage.history_file import open_history  # heavy
 
     path = find_history(directory, job)
     if path is None:

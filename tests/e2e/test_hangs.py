@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tandem_rollout.storage.history import open_history
+from tandem_rollout.storage.history_file import open_history
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 ITERATIONS = 8

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tandem_rollout.storage.history import EvaluationRecord, open_history
+from tandem_rollout.storage.history import EvaluationRecord
+from tandem_rollout.storage.history_file import open_history
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"

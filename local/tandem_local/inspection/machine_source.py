@@ -12,7 +12,8 @@ from tandem_core.coordination.store import Store
 from tandem_core.errors import TandemError
 from tandem_core.job import RLJob, load_job
 from tandem_rollout.excerpt import ITERATIONS, newest_trained
-from tandem_rollout.storage.history import IterationRecord, SampleRecord, open_history
+from tandem_rollout.storage.history import IterationRecord, SampleRecord
+from tandem_rollout.storage.history_file import open_history
 
 from tandem_local.inspection.facts import JobFacts
 from tandem_local.inspection.machine_objects import describe_run

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tandem_rollout.page.figures import round_significant
-from tandem_rollout.storage.history import EvaluationRecord, History, SampleRecord
+from tandem_rollout.storage.history import EvaluationRecord, SampleRecord
+from tandem_rollout.storage.history_file import History
 
 from tandem_local.report.contents import Sample
 

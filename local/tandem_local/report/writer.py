@@ -11,7 +11,8 @@ from tandem_rollout.page.cards import build_cards
 from tandem_rollout.page.figures import build_figures, build_more_figures, describe_progress, shown_iterations
 from tandem_rollout.page.phase_times import build_phase_seconds, format_seconds
 from tandem_rollout.page.timeline import build_timeline
-from tandem_rollout.storage.history import AccuracyRecord, History, open_history
+from tandem_rollout.storage.history import AccuracyRecord
+from tandem_rollout.storage.history_file import History, open_history
 
 from tandem_local.report.contents import Contents
 from tandem_local.report.samples import build_evaluation_samples, load_samples
