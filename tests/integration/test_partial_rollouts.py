@@ -73,7 +73,9 @@ class Bench:
         """Pause the engine as soon as it has generated so many more tokens: it gives back what it has."""
         wanted = await self._count_generated() + after_tokens
         async with asyncio.timeout(60):
-            while await self._count_generated() < wanted:  # noqa: ASYNC110 - the count is in another process
+            while (  # noqa: ASYNC110 - the count is in another process
+                any(not answer.settled for answer in self.answers) and await self._count_generated() < wanted
+            ):
                 await asyncio.sleep(0.01)
         await self.post("/pause?mode=abort")
 
@@ -137,17 +139,20 @@ async def test_answers_cut_twice_by_their_budget_are_the_uncut_ones(engine: str,
 
 
 async def test_answers_aborted_twice_are_the_uncut_ones(engine: str, store: Store, keys: JobKeys) -> None:
+    aborted_twice = [FinishReason.ABORTED, FinishReason.ABORTED, FinishReason.LENGTH]
     async with start_bench(store, keys, engine) as bench:
         whole = await bench.whole()
-        bench.ask()
-        for version in (5, 6):
-            await bench.abort(after_tokens=3 * len(PROMPTS))
-            await bench.become_version(version)
-        await bench.settle()
-        assert_same(bench.answers, whole)
-        longest = max((answer.trajectory for answer in bench.answers), key=lambda each: each.length)
-        reasons = [segment.finish_reason for segment in longest.segments]
-        assert reasons == [FinishReason.ABORTED, FinishReason.ABORTED, FinishReason.LENGTH]
+        for _ in range(10):  # on a busy machine the engine may have ended before it is told to abort
+            bench.ask()
+            for version in (5, 6):
+                await bench.abort(after_tokens=3 * len(PROMPTS))
+                await bench.become_version(version)
+            await bench.settle()
+            assert_same(bench.answers, whole)
+            longest = max((answer.trajectory for answer in bench.answers), key=lambda each: each.length)
+            if [segment.finish_reason for segment in longest.segments] == aborted_twice:
+                break
+        assert [segment.finish_reason for segment in longest.segments] == aborted_twice
         assert longest.versions.tolist() == sorted(longest.versions.tolist())
         assert set(longest.versions.tolist()) >= {5, 6}
 

@@ -234,8 +234,8 @@ async def test_a_second_master_goes_on_in_any_phase(
 
 async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
     job = build_job()
+    await store.put(keys.control, Control(stop=True, reason="the cluster needs the devices"))
     async with Members(store, keys, job, buffer), start_master(store, keys, job, buffer) as first:
-        await store.put(keys.control, Control(stop=True, reason="the cluster needs the devices"))
         record = await asyncio.wait_for(first.driver.run(), 30)
     assert (record.phase, record.iteration) == (Phase.DONE, 0)
     assert record.stopped
