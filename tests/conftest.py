@@ -1,6 +1,7 @@
 """Which tests may run at the same time (`pytest -n 2`): files, and folders that share servers."""
 
-from pathlib import PurePosixPath
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from xdist.workermanage import WorkerController
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# What vLLM finds out about a model's class takes 10 processor seconds, and is kept from one engine to the next.
+os.environ.setdefault("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
 
 _SHARING = ("cluster", "e2e/node", "sandbox")
 """Folders whose tests share one server."""

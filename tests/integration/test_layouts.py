@@ -6,7 +6,6 @@ fetched over HTTP where it has to be, verified, loaded and asked.
 
 import asyncio
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -252,14 +251,13 @@ def ranks(root: Path) -> Iterator[list[Worker]]:
 @pytest.fixture(scope="module")
 def laboratory(request: pytest.FixtureRequest, root: Path, ranks: list[Worker]) -> Iterator[Laboratory]:
     """The engines of one model."""
-    model, cache = request.param, os.environ.get("VLLM_CACHE_ROOT", str(root / "cache"))
+    model = request.param
     with ExitStack() as stack:
         engines = {
             size: stack.enter_context(
                 Worker(
                     *("layout_engine", str(root / model), str(size)),
                     log=root / f"{model}-{size}.log",
-                    VLLM_CACHE_ROOT=cache,
                 )
             )
             for size in (1, 2)

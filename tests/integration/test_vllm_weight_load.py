@@ -1,7 +1,6 @@
 """A vLLM engine that takes its weights from shared memory computes what transformers computes with them."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,6 @@ def run_worker(tensor_parallel: int, *models: str) -> dict[str, Any]:
     try:
         worker = subprocess.run(
             [sys.executable, str(WORKER), directory, str(tensor_parallel), *models],
-            env=os.environ | {"VLLM_CACHE_ROOT": f"{directory}/cache"},
             capture_output=True,
             text=True,
             timeout=280,

@@ -69,7 +69,6 @@ def serve_tiny_engine(directory: Path, port: int) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(directory),  # it leaves files behind when it is killed
         "TORCH_COMPILE_DISABLE": "1",
-        "VLLM_CACHE_ROOT": str(directory / "cache"),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
