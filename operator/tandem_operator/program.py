@@ -86,13 +86,16 @@ async def _work(settings: OperatorSettings, election: Election, identity: str, s
         group.create_task(_count(cache), name="count jobs")
         compare = keep_in_step(api, cache, queue.ask, settings.namespaces, settings.resync_seconds)
         group.create_task(compare, name="resync")
-        group.create_task(_watch(settings, cache, queue, stop), name="watches")
+        group.create_task(_watch(settings, cache, queue, identity, stop), name="watches")
 
 
-async def _watch(settings: OperatorSettings, cache: ObjectCache, queue: WorkQueue, stop: asyncio.Event) -> None:
+async def _watch(
+    settings: OperatorSettings, cache: ObjectCache, queue: WorkQueue, identity: str, stop: asyncio.Event
+) -> None:
     await kopf.operator(
         registry=register_handlers(cache, queue.ask),
         settings=configure_kopf(),
+        identity=identity,  # or kopf asks for the user's name, and an image has none for uid 1000
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
