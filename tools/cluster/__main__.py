@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from .built_images import PARTS, import_built_images
 from .cluster import Cluster, ClusterError
 from .control_plane import serve_control_plane
 from .programs import CONTROL_PLANE, HELM, NODE, ProgramsMissing, build_programs, find_programs
@@ -33,6 +34,11 @@ def _up(arguments: argparse.Namespace) -> None:
 
 def _down(arguments: argparse.Namespace) -> None:
     _cluster().stop()
+
+
+def _images(arguments: argparse.Namespace) -> None:
+    cluster = _cluster()
+    import_built_images(cluster, len(list(cluster.directory.glob("node?"))), arguments.parts or PARTS)
 
 
 def _kubectl(arguments: argparse.Namespace) -> None:
@@ -62,6 +68,8 @@ def main() -> None:
     up.add_argument("--nodes", type=int, default=1)
     up.add_argument("--gpus", type=int, default=2, help="fake GPUs of each node")
     down = commands.add_parser("down", help="end the cluster and remove all that it made")
+    images = commands.add_parser("images", help="bring images that `make images` has built to the running cluster")
+    images.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     kubectl = commands.add_parser("kubectl", help="kubectl with the running cluster")
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
     helm = commands.add_parser("helm", help="helm with the running cluster")
@@ -70,6 +78,7 @@ def main() -> None:
     build.set_defaults(function=_build)
     up.set_defaults(function=_up)
     down.set_defaults(function=_down)
+    images.set_defaults(function=_images)
     kubectl.set_defaults(function=_kubectl)
     helm.set_defaults(function=_helm)
     plane.set_defaults(function=_control_plane)

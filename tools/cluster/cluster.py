@@ -15,6 +15,7 @@ import yaml
 from . import cgroups
 from .images import write_images
 from .layout import (
+    CONTAINERD_SOCKET,
     NAMESPACES,
     NodeLayout,
     control_plane_directory,
@@ -100,6 +101,17 @@ class Cluster:
     def return_node(self, node: int) -> None:
         """Start a lost node again: as a machine starts again, with its disk and without its processes."""
         NodeLayout(self.directory, node).off_switch.unlink()
+
+    def import_image(self, archive: Path, node: int = 0) -> None:
+        """Give the image in `archive` (docker-archive) to a node. Raises ClusterError."""
+        containerd = self.find_process("containerd", node)
+        ctr = [str(find_programs(NODE) / "ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"]
+        inside = ["nsenter", f"--target={containerd.pid}", "--mount"]
+        # Once unpacked, layers as they came are no longer needed, and they are large.
+        command = [*inside, *ctr, "images", "import", "--local", "--discard-unpacked-layers", str(archive)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ClusterError(f"the node did not take the image {archive.name}: {done.stderr[-1000:]}")
 
     def _node_process(self, node: int) -> psutil.Process:
         wanted = ["-m", "tools.cluster.node", str(self.directory), str(node)]

@@ -9,6 +9,8 @@ CLUSTER_ADDRESS = "10.99.0.1"
 API_PORT = 6443
 BRIDGE = "nodes"
 POD_NETWORKS = "10.244.0.0/16"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+"""In a node's mounts."""
 NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
 """Of a cluster, and again of each node in it: the end of this command is the end of all that runs in them."""
 

@@ -14,11 +14,18 @@ import yaml
 
 from . import cgroups, runc_with_order
 from .images import PAUSE_IMAGE, machine_folders
-from .layout import BRIDGE, CLUSTER_ADDRESS, POD_NETWORKS, NodeLayout, control_plane_directory, load_groups
+from .layout import (
+    BRIDGE,
+    CLUSTER_ADDRESS,
+    CONTAINERD_SOCKET,
+    POD_NETWORKS,
+    NodeLayout,
+    control_plane_directory,
+    load_groups,
+)
 from .programs import FAKEGPU, NODE, find_programs
 from .services import Services, run, wait_until
 
-_SOCKET = "/run/containerd/containerd.sock"
 _KUBELET = Path("/run/kubelet")
 # The kubelet would WRITE these, and they belong to the whole machine: it is shown files that hold what it wants.
 _SYSCTLS = {
@@ -122,7 +129,7 @@ def start_runtime(node: NodeLayout, programs: Path, services: Services) -> None:
     config = node.directory / "containerd.toml"
     config.write_text(build_containerd_config(node, programs, runc))
     services.start("containerd", [str(programs / "containerd"), "--config", str(config)])
-    ctr = [str(programs / "ctr"), "--address", _SOCKET, "--namespace", "k8s.io"]
+    ctr = [str(programs / "ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"]
     wait_until(
         lambda: subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode == 0, "containerd"
     )
@@ -147,7 +154,7 @@ version = 3
 root = "{node.directory}/containerd"
 state = "/run/containerd"
 [grpc]
-address = "{_SOCKET}"
+address = "{CONTAINERD_SOCKET}"
 [plugins.'io.containerd.internal.v1.opt']
 path = "{node.directory}/containerd/opt"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
@@ -177,7 +184,7 @@ def start_kubelet(node: NodeLayout, programs: Path, services: Services, kubeconf
         "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
-        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
         "failSwapOn": False,

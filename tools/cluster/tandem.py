@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from .cluster import Cluster, ClusterError
+from .images import TANDEM_IMAGE
 from .programs import CONTROL_PLANE, find_programs
 
 SYSTEM = "tandem-system"
@@ -70,12 +71,13 @@ class Kubernetes:
             self.kubectl("rollout", "status", workload, "--timeout=120s")
 
 
-def install_sandbox(kubernetes: Kubernetes, token: str) -> None:
+def install_sandbox(kubernetes: Kubernetes, token: str, image: str = TANDEM_IMAGE) -> None:
     """The code sandbox into its namespace; returns when a pod is ready. A node must be of its pool."""
     system = Kubernetes(kubernetes.cluster)
     system.kubectl("create", "namespace", kubernetes.namespace)
     kubernetes.kubectl("create", "secret", "generic", kubernetes.namespace, f"--from-literal=token={token}")
-    kubernetes.kubectl("apply", "--server-side", "-k", str(Path(__file__).with_name("sandbox")))
+    objects = kubernetes.kubectl("kustomize", str(Path(__file__).with_name("sandbox")))
+    kubernetes.kubectl("apply", "--server-side", "-f", "-", text=objects.replace(TANDEM_IMAGE, image))
     kubernetes.kubectl("rollout", "status", f"deployment/{kubernetes.namespace}", "--timeout=120s")
 
 
