@@ -37,8 +37,10 @@ class ObjectWriter:
         await self._set_finalizers(observed, [name for name in observed.finalizers if name != FINALIZER])
 
     async def _set_finalizers(self, observed: Observed, names: list[str]) -> None:
-        version = self._cache.jobs[observed.key]["metadata"]["resourceVersion"]
-        patch = {"metadata": {"finalizers": names, "resourceVersion": version}}
+        known = self._cache.jobs.get(observed.key)
+        if known is None:
+            return  # it has just gone
+        patch = {"metadata": {"finalizers": names, "resourceVersion": known["metadata"]["resourceVersion"]}}
         body = await self._api.merge(RLJOB, observed.key.namespace, observed.key.name, patch)
         self._cache.take_job(None, body)
 

@@ -56,14 +56,16 @@ class Reconciler:
 
         Raises ApiProblem and EtcdUnreachable for what may pass: it is tried again soon.
         """
-        memory = self._remember(key)
-        if memory is None:
+        body = self._cache.jobs.get(key)
+        if body is None:
+            self._memories.pop(key, None)
             return None
-        observed = await observe_job(self._cache, self._store, memory, key)
+        memory = self._remember(key, body["metadata"]["uid"])
+        observed = await observe_job(self._cache, self._store, memory, body)
         if lacks_last_words(observed):
-            for body in await self._api.list_objects(POD, key.namespace, f"{JOB_LABEL}={key.name}"):
-                self._cache.take_pod(None, body)
-            observed = await observe_job(self._cache, self._store, memory, key)
+            for pod in await self._api.list_objects(POD, key.namespace, f"{JOB_LABEL}={key.name}"):
+                self._cache.take_pod(None, pod)
+            observed = await observe_job(self._cache, self._store, memory, body)
         now = datetime.now(UTC)
         plan = plan_job(observed, self._builder(observed, memory), self._settings.grace_period_seconds, now)
         if plan.removal is not None and await self._remove(observed, plan):
@@ -76,13 +78,8 @@ class Reconciler:
             await self._api.delete(RLJOB, key.namespace, key.name, observed.uid)
         return plan_pace(observed, plan, troubles, wait, now, jobs=len(self._cache.jobs))
 
-    def _remember(self, key: JobKey) -> JobMemory | None:
-        """What is remembered of the job; None: there is no such job."""
-        body = self._cache.jobs.get(key)
-        if body is None:
-            self._memories.pop(key, None)
-            return None
-        uid = body["metadata"]["uid"]
+    def _remember(self, key: JobKey, uid: str) -> JobMemory:
+        """What is remembered of the job, and not of one of the same name before it."""
         if key not in self._memories or self._memories[key].uid != uid:
             self._memories[key] = JobMemory(uid)
         return self._memories[key]

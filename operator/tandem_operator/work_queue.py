@@ -17,6 +17,8 @@ log = structlog.get_logger()
 
 GATHER_SECONDS = 0.05
 """News of a job that come within this time are looked at together."""
+REST_SECONDS = 0.2
+"""Least time between two looks at a job: pods that come or go make much news one after the other."""
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 
@@ -59,13 +61,14 @@ class WorkQueue:
         except Exception as error:
             again = self._note_failure(key, error)
         finally:
-            self._busy.discard(key)
             self._slots.release()
         ended = time.monotonic()
         RECONCILE_SECONDS.observe(ended - began)
         RECONCILE_LAG_SECONDS.observe(ended - due)
         if again is not None:
             self.ask(key, again)
+        await asyncio.sleep(REST_SECONDS)
+        self._busy.discard(key)
         if key in self._due:
             self._push(key)  # asked for meanwhile, and passed over
 

@@ -15,10 +15,10 @@ from tandem_operator.observe.records import Records, observe_records
 from tandem_operator.resources import JobKey
 
 
-async def observe_job(cache: ObjectCache, store: Store, memory: JobMemory, key: JobKey) -> Observed:
-    """The job as the watches tell of it, which costs nothing, and its records in etcd."""
-    body = cache.jobs[key]
+async def observe_job(cache: ObjectCache, store: Store, memory: JobMemory, body: KubernetesObject) -> Observed:
+    """The job `body` as the watches tell of it, which costs nothing, and its records in etcd."""
     metadata = body["metadata"]
+    key = JobKey(metadata["namespace"], metadata["name"])
     job, problem = _parse(memory, body)
     records, etcd_problem = await _read_records(store, JobKeys(metadata["uid"]))
     deleted_at = metadata.get("deletionTimestamp")
