@@ -2,9 +2,10 @@
 
     .venv/bin/python -m bench.operator_scale [--jobs 1000] [--edits 100] [--no-write]
 
-A real control plane (API server, etcd, controllers; no node, and so no scheduler) on this machine. The plain loop makes
-the same requests that the operator makes for a job - finalizer, objects, status, Event - with as many at a time, and no
-operator running. Jobs are created when their objects are there and controllers have made their pods, in both cases.
+A real control plane for each (API server, etcd, controllers; no node, and so no scheduler) on this machine. The plain
+loop makes the same requests that the operator makes for a job - finalizer, objects, status, Event - with as many at a
+time, and no operator running. Jobs are created when their objects are there and controllers have made their pods, and
+deleted when RLJobs and pods have gone, in both cases.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tandem_operator.build import BuildSettings, KubernetesObject, build_objects
 from tandem_operator.generate.crd import render_crd
 from tandem_operator.kubernetes_api import KubernetesApi, load_configuration
 from tandem_operator.plan.job import GRACE_ANNOTATION
-from tandem_operator.resources import EVENT, FINALIZER, JOB, RLJOB, Kind, object_key
+from tandem_operator.resources import EVENT, FINALIZER, JOB, POD, RLJOB, Kind, object_key
 
 from bench.etcd import serve_etcd
 from bench.page import describe_machine, write_section
@@ -38,6 +39,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "addition.yaml"
 NAMESPACE = Kind("v1", "Namespace", "namespaces")
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+JOBS_NAMESPACE = "jobs"
 COMPONENTS = ("hybrid", "master")
 """What a job has a Job of."""
 AT_A_TIME = 32
@@ -76,9 +78,8 @@ class Result:
 class Jobs:
     """RLJobs of one namespace."""
 
-    def __init__(self, api: KubernetesApi, namespace: str, count: int) -> None:
+    def __init__(self, api: KubernetesApi, count: int) -> None:
         self._api = api
-        self._namespace = namespace
         self._names = [f"job-{number}" for number in range(count)]
         raw = yaml.safe_load(EXAMPLE.read_text())
         self._spec = {**raw["spec"], "iterations": 10}
@@ -102,28 +103,28 @@ class Jobs:
 
     async def edit(self, name: str, iterations: int) -> KubernetesObject:
         """Change what may change while a job runs."""
-        return await self._api.merge(RLJOB, self._namespace, name, {"spec": {"iterations": iterations}})
+        return await self._api.merge(RLJOB, JOBS_NAMESPACE, name, {"spec": {"iterations": iterations}})
 
     async def delete(self, name: str) -> None:
         """Ask for its end."""
-        found = await self._api.read(RLJOB, self._namespace, name)
+        found = await self._api.read(RLJOB, JOBS_NAMESPACE, name)
         if found is not None:
-            await self._api.delete(RLJOB, self._namespace, name, found["metadata"]["uid"])
+            await self._api.delete(RLJOB, JOBS_NAMESPACE, name, found["metadata"]["uid"])
 
     async def release(self, name: str) -> None:
         """As the operator does at a job's end: its Jobs go, then the finalizer."""
         for component in COMPONENTS:
-            found = await self._api.read(JOB, self._namespace, f"{name}-{component}")
+            found = await self._api.read(JOB, JOBS_NAMESPACE, f"{name}-{component}")
             if found is not None:
-                await self._api.delete(JOB, self._namespace, found["metadata"]["name"], found["metadata"]["uid"])
-        await self._api.merge(RLJOB, self._namespace, name, {"metadata": {"finalizers": []}})
+                await self._api.delete(JOB, JOBS_NAMESPACE, found["metadata"]["name"], found["metadata"]["uid"])
+        await self._api.merge(RLJOB, JOBS_NAMESPACE, name, {"metadata": {"finalizers": []}})
 
     async def time_edit(self, name: str, iterations: int) -> float:
         """Seconds from an edit until the ConfigMap has followed."""
         await self.edit(name, iterations)
         began = time.monotonic()
         while True:
-            found = await self._api.read(CONFIG_MAP, self._namespace, f"{name}-job") or {}
+            found = await self._api.read(CONFIG_MAP, JOBS_NAMESPACE, f"{name}-job") or {}
             if f"iterations: {iterations}\n" in found["data"]["job.yaml"]:
                 return time.monotonic() - began
             await asyncio.sleep(0.002)
@@ -136,7 +137,7 @@ class Jobs:
         """
         end = time.monotonic() + DEADLINE_SECONDS
         for name in self._names:
-            while not ready(await self._api.read(kind, self._namespace, name + part)):
+            while not ready(await self._api.read(kind, JOBS_NAMESPACE, name + part)):
                 if time.monotonic() > end:
                     raise TimeoutError(f"{name}{part} is not as it should be after {DEADLINE_SECONDS:.0f} s")
                 await asyncio.sleep(POLL_SECONDS)
@@ -146,12 +147,18 @@ class Jobs:
         for component in COMPONENTS:
             await self.wait(_has_pods, JOB, f"-{component}")
 
+    async def wait_until_gone(self) -> None:
+        """Return when there are neither RLJobs nor pods."""
+        await self.wait(lambda job: job is None)
+        while (await self._api.list_uids(POD, JOBS_NAMESPACE, ""))[0]:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(POLL_SECONDS)
+
     async def write_as_operator(self, body: KubernetesObject, *, first: bool) -> None:
         """The requests that the operator makes for a job, one after the other or together as it does."""
         job = check_job({name: value for name, value in body.items() if name != "status"})
         name = job.metadata.name
         if first:
-            await self._api.merge(RLJOB, self._namespace, name, {"metadata": {"finalizers": [FINALIZER]}})
+            await self._api.merge(RLJOB, JOBS_NAMESPACE, name, {"metadata": {"finalizers": [FINALIZER]}})
         objects = build_objects(job, BuildSettings(etcd_endpoints="127.0.0.1:2379", token="t"))  # noqa: S106
         changed = [item for item in objects if first or item["kind"] == "ConfigMap"]
         workloads = [item for item in changed if item["kind"] == "Job"]
@@ -164,7 +171,7 @@ class Jobs:
 
     async def _apply(self, kind: Kind, item: KubernetesObject, subresource: str = "") -> KubernetesObject:
         head = {"apiVersion": kind.api_version, "kind": kind.name}
-        item["metadata"]["namespace"] = self._namespace
+        item["metadata"]["namespace"] = JOBS_NAMESPACE
         return (await self._api.apply(kind, {**head, **item}, subresource=subresource))[0]
 
 
@@ -190,7 +197,7 @@ def _status(job: RLJob) -> KubernetesObject:
     return {"phase": "Pending", "observedGeneration": job.metadata.generation, "conditions": conditions}
 
 
-async def measure_plain(api: KubernetesApi, jobs: Jobs) -> Times:
+async def measure_plain(jobs: Jobs) -> Times:
     """The loop without an operator."""
 
     async def create(name: str) -> None:
@@ -211,11 +218,14 @@ async def measure_plain(api: KubernetesApi, jobs: Jobs) -> Times:
     await asyncio.sleep(SETTLE_SECONDS)
     times.updated = await jobs.each(update)
     await asyncio.sleep(SETTLE_SECONDS)
-    times.deleted = await jobs.each(delete)
+    began = time.monotonic()
+    await jobs.each(delete)
+    await jobs.wait_until_gone()
+    times.deleted = time.monotonic() - began
     return times
 
 
-async def measure_operator(api: KubernetesApi, jobs: Jobs, process: psutil.Process, result: Result, edits: int) -> None:
+async def measure_operator(jobs: Jobs, process: psutil.Process, result: Result, edits: int) -> None:
     """The same with RLJobs alone; the operator does the rest."""
 
     def told(generation: int) -> Callable[[KubernetesObject | None], bool]:
@@ -245,7 +255,7 @@ async def measure_operator(api: KubernetesApi, jobs: Jobs, process: psutil.Proce
         result.edits.append(await jobs.time_edit(f"job-{number * result.jobs // edits}", 30))
     began = time.monotonic()
     await jobs.each(jobs.delete)
-    await jobs.wait(lambda job: job is None)
+    await jobs.wait_until_gone()
     result.operator.deleted = time.monotonic() - began
 
 
@@ -262,8 +272,8 @@ def _processor(process: psutil.Process) -> float:
 def serve_operator(kubeconfig: Path, etcd: str, directory: Path) -> Iterator[psutil.Process]:
     """A running operator that is the active one."""
     log = directory / "operator.log"
-    command = [sys.executable, "-m", "tandem_operator", "--port=0", f"--etcd-endpoints={etcd}"]
-    command += ["--lease-namespace=default", f"--workers={AT_A_TIME}", "--namespaces=operator"]
+    command = [sys.executable, "-m", "tandem_operator", "--port=18999", f"--etcd-endpoints={etcd}"]
+    command += ["--lease-namespace=default", f"--workers={AT_A_TIME}", f"--namespaces={JOBS_NAMESPACE}"]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env={**os.environ, "KUBECONFIG": str(kubeconfig)}
@@ -278,27 +288,29 @@ def serve_operator(kubeconfig: Path, etcd: str, directory: Path) -> Iterator[psu
         process.wait()
 
 
-async def measure(count: int, edits: int, kubeconfig: Path, directory: Path) -> Result:
+async def measure(count: int, edits: int, directory: Path) -> Result:
     """All of it."""
-    os.environ["KUBECONFIG"] = str(kubeconfig)
     result = Result(count)
-    async with KubernetesApi(await load_configuration()) as api:
-        await install(api)
-        result.plain = await measure_plain(api, Jobs(api, "plain", count))
-        await asyncio.sleep(20)  # the garbage collector takes what the loop left
+    async with new_cluster() as (api, _):
+        result.plain = await measure_plain(Jobs(api, count))
+    async with new_cluster() as (api, kubeconfig):
         with serve_etcd() as etcd, serve_operator(kubeconfig, etcd, directory) as process:
-            await measure_operator(api, Jobs(api, "operator", count), process, result, edits)
+            await measure_operator(Jobs(api, count), process, result, edits)
     return result
 
 
-async def install(api: KubernetesApi) -> None:
-    """The CRD and two namespaces."""
-    await api.apply(CRD, yaml.safe_load(render_crd()))
-    for name in ("plain", "operator"):
-        await api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    while not await api.knows(RLJOB):  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.2)
-    await asyncio.sleep(2)  # storage of the new kind
+@asynccontextmanager
+async def new_cluster() -> AsyncIterator[tuple[KubernetesApi, Path]]:
+    """A control plane with the CRD and the namespace, without anything that an earlier one has left to do."""
+    with serve_control_plane(scheduler=False) as kubeconfig:
+        os.environ["KUBECONFIG"] = str(kubeconfig)
+        async with KubernetesApi(await load_configuration()) as api:
+            await api.apply(CRD, yaml.safe_load(render_crd()))
+            await api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": JOBS_NAMESPACE}})
+            while not await api.knows(RLJOB):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(SETTLE_SECONDS)
+            yield api, kubeconfig
 
 
 def describe(result: Result) -> str:
@@ -312,15 +324,17 @@ def describe(result: Result) -> str:
     memory = result.memory_after - result.memory_before
     return f"""
 `.venv/bin/python -m bench.operator_scale`: {result.jobs} RLJobs, each with 10 objects, on a control plane without
-nodes and without a scheduler; seconds until all are written and controllers have made their pods.
+nodes and without a scheduler; seconds until all are written and controllers have made their pods, or until all are
+gone.
 {describe_machine()}
 
 | | plain loop, s | operator, s | ratio |
 | --- | --- | --- | --- |
 {table}
 
-- The plain loop makes the operator's own requests (finalizer, objects, status, Event), {AT_A_TIME} jobs at a time. At
-  a job's end the operator waits until its pods have gone, the loop does not.
+- The plain loop makes the operator's own requests (finalizer, objects, status, Event), {AT_A_TIME} jobs at a time.
+  Each has a control plane of its own. A job's last object goes only after its pods with the operator; the loop takes
+  the job away at once.
 - Operator: {1000 * result.processor_seconds / result.jobs:.0f} ms of processor time and
   {1024 * memory / result.jobs:.0f} KiB of memory for each job ({result.memory_before:.0f} MiB without any,
   {result.memory_after:.0f} MiB with all).
@@ -337,8 +351,8 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     options = parser.parse_args()
-    with serve_control_plane(scheduler=False) as kubeconfig, tempfile.TemporaryDirectory() as directory:
-        result = asyncio.run(measure(options.jobs, min(options.edits, options.jobs), kubeconfig, Path(directory)))
+    with tempfile.TemporaryDirectory() as directory:
+        result = asyncio.run(measure(options.jobs, min(options.edits, options.jobs), Path(directory)))
     text = describe(result)
     print(text)
     if not options.no_write:

@@ -26,7 +26,7 @@ from tools.cluster.programs import CONTROL_PLANE, find_programs
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 NAME = "addition"
-NAMESPACE = "operator"
+NAMESPACE = "jobs"
 """Where `serve_operator` looks after jobs."""
 PORTS = {
     "master": (MASTER_PORT,),
