@@ -58,8 +58,8 @@ CASES = {
     "ep2-across-pods": Case({"expertParallel": 2}, pods=2, model="experts"),
 }
 
-REPRESENTATIVE = ("dp2", "tp2-sequence-parallel", "pp2-across-pods", "ep2-across-pods")
-"""Together they have every kind of cut, within a pod and across pods; the others are `long`."""
+REPRESENTATIVE = ("tp2-sequence-parallel", "pp2-across-pods", "ep2-across-pods")
+"""Together they have every kind of cut, and whole copies, within a pod and across pods; the others are `long`."""
 
 
 def held_bytes(layout: str, pod: int, name: str, shape: torch.Size) -> int:
