@@ -57,24 +57,29 @@ def build_api(presence: Presence) -> FastAPI:
 
     @application.get("/healthz")
     async def healthz() -> dict[str, str]:
+        """The process is up."""
         return {"status": "alive"}
 
     @application.get("/readyz")
     async def readyz() -> dict[str, str]:
+        """Whether prompts are loaded and this is the leader; 503 with what it waits for until then."""
         if not presence.ready:
             raise HTTPException(503, "starting: waiting for etcd, for leadership or for the prompts")
         return {"status": "ready"}
 
-    @application.get("/v1/batches/{iteration}", dependencies=[Depends(authorize)])
+    @application.get("/v1/batches/{iteration}", dependencies=[Depends(authorize)], response_class=Response)
     async def batch(iteration: Annotated[int, PathParameter(ge=1)]) -> Response:
+        """The batch that trainer ranks train in an iteration, as safetensors; 404 until it is recorded."""
         return Response(await _batch(presence, iteration), media_type=_OCTETS)
 
-    @application.get("/v1/warmup/{step}", dependencies=[Depends(authorize)])
+    @application.get("/v1/warmup/{step}", dependencies=[Depends(authorize)], response_class=Response)
     async def warmup(step: Annotated[int, PathParameter(ge=0)]) -> Response:
+        """The examples of a supervised step before the first iteration, as safetensors."""
         return Response(await _warmup(presence, step), media_type=_OCTETS)
 
-    @application.get("/metrics", dependencies=[Depends(authorize)])
+    @application.get("/metrics", dependencies=[Depends(authorize)], response_class=Response)
     async def metrics() -> Response:
+        """For Prometheus; docs/reference/metrics.md lists them."""
         return Response(render_metrics(presence.observe_job), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     add_page(application, _page_source(presence), Depends(authorize))
