@@ -133,8 +133,11 @@ class Trainer:
         )
         self.trained = batch.iteration
         metrics = summarise_iteration(steps, started)
-        flops = count_training_flops(self._architecture, batch.lengths.tolist())
-        metrics["model_flops_utilisation"] = flops / metrics["train_seconds"] / self._peak_flops if steps else 0.0
+        flops = count_training_flops(self._architecture, batch.lengths.tolist()) if steps else 0.0
+        achieved = flops / metrics["train_seconds"]
+        # A machine that did other work as well when it was measured can do more than was seen then.
+        self._peak_flops = max(self._peak_flops, achieved)
+        metrics["model_flops_utilisation"] = achieved / self._peak_flops
         return metrics
 
     @property
