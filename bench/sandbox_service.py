@@ -62,9 +62,12 @@ class MeasuredService:
         raise AssertionError(f"containers are missing: {ready}")
 
     def observe_traces(self) -> tuple[int, int, int]:
-        """Mounts in the service's namespace, its control groups, and its processes."""
+        """Mounts in the service's namespaces, which its lanes' threads have too, its control groups, its processes."""
         inside = self._processes()
-        return len(Path(f"/proc/{inside[0]}/mountinfo").read_text().splitlines()), len(self._groups()), len(inside)
+        threads = [thread for process in inside[:2] for thread in Path(f"/proc/{process}/task").iterdir()]
+        namespaces = {(thread / "ns" / "mnt").readlink(): thread for thread in threads}
+        mounts = sum(len((thread / "mountinfo").read_text().splitlines()) for thread in namespaces.values())
+        return mounts, len(self._groups()), len(inside)
 
     def idle_container_bytes(self) -> int:
         """Memory of the processes of one waiting container: its own shell and the runtime that waits for it."""

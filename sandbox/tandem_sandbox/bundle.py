@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ HIDDEN_IN_PROC = (
 _READ_ONLY = ("bus", "fs", "irq", "sys")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LanePlaces:
     """Where the parts of one container lie on the machine."""
 
@@ -37,22 +38,22 @@ class LanePlaces:
     devices: OwnDevices | None = None
     """What is shown as /dev, and in place of what is hidden; None: the runtime makes it."""
 
-    @property
+    @cached_property
     def bundle(self) -> Path:
         """The OCI bundle."""
         return self.folder / "bundle"
 
-    @property
+    @cached_property
     def writable(self) -> Path:
         """A file system in memory for all that the container writes."""
         return self.folder / "writable"
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """The container's root file system, as an overlay."""
         return self.folder / "root"
 
-    @property
+    @cached_property
     def process_file(self) -> Path:
         """Holds the number of the container's first process."""
         return self.folder / "pid"

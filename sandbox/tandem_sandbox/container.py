@@ -1,7 +1,6 @@
 """A container that waits for one job, runs it, and is gone. Blocks: to be called in threads."""
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tandem_sandbox.bundle import LanePlaces, build_bundle
+from tandem_sandbox.bundle import LanePlaces
 from tandem_sandbox.control_group import ControlGroup
 from tandem_sandbox.files_in import write_layout
 from tandem_sandbox.images.image import Image
@@ -45,15 +44,11 @@ class Container:
 
     @classmethod
     def start(cls, image: Image, places: LanePlaces, runtime: Runtime, name: str) -> Self:
-        """Mount, make and start it. Raises ContainerError, OSError; the lane is then to be cleaned."""
+        """Mount, make and start it by the lane's bundle. Raises ContainerError, OSError; the lane is to be emptied."""
         mount("tmpfs", places.writable, "tmpfs", SAFE, f"mode=755,{_WAITING_DISK}")
         write_layout(places)
         layers = f"lowerdir={image.root},upperdir={places.writable}/upper,workdir={places.writable}/overlay"
         mount("overlay", places.root, "overlay", SAFE, layers + (",userxattr" if places.unprivileged else ""))
-        bundle = build_bundle(image, places, runtime.seccomp, runtime.compiled_seccomp)
-        if (groups := runtime.groups_path(name)) is not None:
-            bundle["linux"]["cgroupsPath"] = groups
-        (places.bundle / "config.json").write_text(json.dumps(bundle))
         places.process_file.unlink(missing_ok=True)
         stdin, control = os.pipe2(os.O_CLOEXEC)
         stdout, stderr = Stream(1 << 16), Stream(1 << 16)

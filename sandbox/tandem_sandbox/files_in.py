@@ -12,17 +12,19 @@ _SHARED_FOLDER = 0o1777
 
 def write_layout(places: LanePlaces) -> None:
     """The folders that a container finds beside its image's, in the upper layer."""
-    upper = places.writable / "upper"
-    inside = [upper / name for name in (".tandem", "dev", "proc", "tmp", WORK_FOLDER.lstrip("/"))]
-    for folder in (upper, places.writable / "overlay", places.writable / "shm", *inside):
-        folder.mkdir(mode=0o755)
+    upper = f"{places.writable}/upper"
+    inside = [f"{upper}/{name}" for name in (".tandem", "proc", "dev", "tmp", WORK_FOLDER.lstrip("/"))]
+    *_, devices, temporary, work = inside
+    shared = f"{places.writable}/shm"
+    for folder in (upper, f"{places.writable}/overlay", shared, *inside):
+        os.mkdir(folder, 0o755)
     for folder in inside:
         # They hide what an image has there: a link of a hostile image must not lead us, who write there, elsewhere.
         os.setxattr(folder, f"{'user' if places.unprivileged else 'trusted'}.overlay.opaque", b"y")
-    (upper / "dev" / "shm").mkdir()  # gVisor cannot make it
-    for shared in (upper / "tmp", places.writable / "shm"):
-        shared.chmod(_SHARED_FOLDER)
-    os.chown(inside[-1], places.host_user, places.host_user)
+    os.mkdir(f"{devices}/shm")  # gVisor cannot make it
+    for folder in (temporary, shared):
+        os.chmod(folder, _SHARED_FOLDER)
+    os.chown(work, places.host_user, places.host_user)
 
 
 def write_files(places: LanePlaces, files: Mapping[str, JobFile], stdin: bytes) -> None:

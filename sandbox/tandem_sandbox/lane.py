@@ -2,13 +2,16 @@
 
 import errno
 import itertools
+import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Self
 
 from tandem_core.errors import TandemError
 
-from tandem_sandbox.bundle import HIDDEN_IN_PROC, WORK_FOLDER, LanePlaces
+from tandem_sandbox.bundle import HIDDEN_IN_PROC, WORK_FOLDER, LanePlaces, build_bundle
 from tandem_sandbox.container import Container
 from tandem_sandbox.control_group import ControlGroup
 from tandem_sandbox.files_in import write_files
@@ -26,9 +29,14 @@ from tandem_sandbox.threads import Cancellation
 
 
 class Lane:
-    """Blocks: to be called in threads, by one at a time."""
+    """Blocks: to be called in its own thread, which alone sees what is mounted here.
 
-    def __init__(self, places: LanePlaces, runtime: Runtime, group: ControlGroup) -> None:
+    A container's creation copies all mounts that its maker sees: those of the other lanes would cost it time.
+    """
+
+    def __init__(self, places: LanePlaces, runtime: Runtime, group: ControlGroup, thread: ThreadPoolExecutor) -> None:
+        self.thread = thread
+        """The lane's own."""
         self._places = places
         self._runtime = runtime
         self.group = group
@@ -36,12 +44,23 @@ class Lane:
         self._container: Container | None = None
         self._view = OwnView(places.folder / "view")
         self._names = (f"lane{places.number}-{count}" for count in itertools.count())
+        self._written: object = None
+        """What the bundle was built from."""
+        self._mounted = False
         self.image: Image | None = None
         """The image whose container waits here."""
 
     @classmethod
     def make(cls, number: int, settings: Settings, runtime: Runtime, group: ControlGroup) -> Self:
-        """An empty lane below the service's folder."""
+        """An empty lane below the service's folder; to be called anywhere. Raises OSError."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}")
+        return thread.submit(cls._make, number, settings, runtime, group, thread).result()
+
+    @classmethod
+    def _make(
+        cls, number: int, settings: Settings, runtime: Runtime, group: ControlGroup, thread: ThreadPoolExecutor
+    ) -> Self:
+        os.unshare(os.CLONE_NEWNS)
         folder = settings.run_folder / f"lane-{number}"
         folder.mkdir()
         # runc takes no mounts below /proc, gVisor has devices of its own, and an ordinary user cannot show any.
@@ -50,18 +69,20 @@ class Lane:
         places = LanePlaces(number, folder, settings.unprivileged, devices)
         for part in (places.bundle, places.writable, places.root):
             part.mkdir()
-        return cls(places, runtime, group)
+        return cls(places, runtime, group, thread)
 
     def prepare(self, image: Image) -> None:
         """Have a container of the image wait here. Raises ContainerError."""
         self.empty()
         try:
             self.group.clean()
-            shown = self._view.show(image)
-            self._container = Container.start(shown, self._places, self._runtime, next(self._names))
+            shown, name = self._view.show(image), next(self._names)
+            self._write_bundle(shown, name)
+            self._mounted = True
+            self._container = Container.start(shown, self._places, self._runtime, name)
             # Now and not when there is a job: it takes the kernel 10 ms to be sure that nobody else moves processes.
-            # gVisor's kernel has more processes already.
-            for process in descend(self._container.first_process):
+            first = self._container.first_process
+            for process in descend(first) if self._runtime.has_own_processes else (first,):
                 self.group.add(process)
         except (OSError, TandemError) as error:
             self.empty()
@@ -100,9 +121,24 @@ class Lane:
         container, self._container = self._container, None
         if container is not None:
             container.end()
-        for place in (self._places.root, self._places.writable):
-            if place.is_mount():
-                unmount(place)
+        if self._mounted:
+            for place in (self._places.root, self._places.writable):
+                if place.is_mount():
+                    unmount(place)
+            self._mounted = False
+
+    def _write_bundle(self, image: Image, name: str) -> None:
+        """config.json, unless it is there as the last container's, which mostly was of the same image."""
+        groups = self._runtime.groups_path(name)
+        wanted = (image, self._runtime.compiled_seccomp, groups)
+        if wanted == self._written:
+            return
+        self._written = None
+        bundle = build_bundle(image, self._places, self._runtime.seccomp, self._runtime.compiled_seccomp)
+        if groups is not None:
+            bundle["linux"]["cgroupsPath"] = groups
+        (self._places.bundle / "config.json").write_text(json.dumps(bundle))
+        self._written = wanted
 
     def _admit(self, job: Job) -> None:
         """Its files and limits."""

@@ -1,8 +1,7 @@
 """Gives jobs to lanes: so many run at a time, a few more containers wait ready, and the rest queues in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -27,7 +26,6 @@ class LanePool:
         self._idle = list(lanes)
         self._changed = asyncio.Condition()
         self._slots = asyncio.Semaphore(running)
-        self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="lane")
         self._refilling: set[asyncio.Task[None]] = set()
         self.running = 0
         """Jobs that run now."""
@@ -44,8 +42,9 @@ class LanePool:
     ) -> None:
         """End all containers. Callers have been cancelled before."""
         await asyncio.gather(*self._refilling, return_exceptions=True)
-        await asyncio.gather(*(self._in_thread(lane.empty) for lane in self._lanes), return_exceptions=True)
-        self._threads.shutdown()
+        await asyncio.gather(*(_empty(lane) for lane in self._lanes), return_exceptions=True)
+        for lane in self._lanes:
+            lane.thread.shutdown()
 
     @property
     def ready(self) -> int:
@@ -54,7 +53,7 @@ class LanePool:
 
     async def warm(self, image: Image) -> None:
         """Have containers of the image wait in all lanes. Raises ContainerError if none can be made."""
-        await asyncio.gather(*(self._in_thread(lane.prepare, image) for lane in self._idle))
+        await asyncio.gather(*(_prepare(lane, image) for lane in self._idle))
 
     async def run(self, image: Image, job: Job) -> Outcome:
         """Run the job as soon as there is a place; a container that fails is replaced once.
@@ -91,13 +90,13 @@ class LanePool:
         lane = await self._take(image)
         try:
             if lane.image != image:
-                await self._in_thread(lane.prepare, image)
+                await _prepare(lane, image)
             return await self._run_in(lane, job)
         finally:
             self._refill(lane, image)
 
     async def _run_in(self, lane: Lane, job: Job) -> Outcome:
-        outcome = await run_in_thread(self._threads, lambda cancellation: lane.run(job, cancellation))
+        outcome = await run_in_thread(lane.thread, lambda cancellation: lane.run(job, cancellation))
         if outcome.stop == Stop.STARVED:
             raise ContainerError("the machine is too busy: the program got too little processor time to be judged")
         return outcome
@@ -112,13 +111,13 @@ class LanePool:
 
     def _refill(self, lane: Lane, image: Image) -> None:
         """Make the next container behind the back of whoever waits for an answer."""
-        task = asyncio.create_task(self._prepare(lane, image))
+        task = asyncio.create_task(self._make_ahead(lane, image))
         self._refilling.add(task)
         task.add_done_callback(self._refilling.discard)
 
-    async def _prepare(self, lane: Lane, image: Image) -> None:
+    async def _make_ahead(self, lane: Lane, image: Image) -> None:
         try:
-            await self._in_thread(lane.prepare, image)
+            await _prepare(lane, image)
         except ContainerError as error:
             self.failures += 1
             _log.warning("a container cannot be made ahead", image=image.name, error=str(error))
@@ -126,6 +125,10 @@ class LanePool:
             self._idle.append(lane)
             self._changed.notify()
 
-    async def _in_thread[**P, R](self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-        call = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*arguments, **named))
-        return await call
+
+async def _prepare(lane: Lane, image: Image) -> None:
+    await asyncio.get_running_loop().run_in_executor(lane.thread, lane.prepare, image)
+
+
+async def _empty(lane: Lane) -> None:
+    await asyncio.get_running_loop().run_in_executor(lane.thread, lane.empty)

@@ -54,6 +54,11 @@ class Runtime:
     compiled_seccomp: str = ""
     """The same as crun's first container compiled it, in base64: compiling it for each would cost 1.5 ms."""
 
+    @property
+    def has_own_processes(self) -> bool:
+        """Whether a container that waits has more processes than the shell: gVisor's kernel."""
+        return self.program == "runsc"
+
     def keep_compiled_seccomp(self, name: str) -> None:
         """Read it beside what crun notes of a container that runs; other programs do not leave it."""
         place = self.state_folder / name / "seccomp.bpf"

@@ -357,7 +357,12 @@ async def test_many_runs_leave_no_control_group_and_no_mount(attacked: SandboxCl
 
 
 def _mounts_of(sandbox: RunningSandbox) -> int:
-    """Mounts in the service's own namespace."""
+    """Mounts in all namespaces of the service: each lane's thread has one."""
     assert sandbox.process is not None
-    children = Path(f"/proc/{sandbox.process.pid}/task/{sandbox.process.pid}/children").read_text().split()
-    return len(Path(f"/proc/{children[0]}/mountinfo").read_text().splitlines())
+    process = sandbox.process.pid
+    for _ in ("the first one of its process namespace", "the service"):
+        process = int(Path(f"/proc/{process}/task/{process}/children").read_text().split()[0])
+    threads = list(Path(f"/proc/{process}/task").iterdir())
+    namespaces = {(thread / "ns" / "mnt").readlink(): thread for thread in threads}
+    assert len(namespaces) > 1
+    return sum(len((thread / "mountinfo").read_text().splitlines()) for thread in namespaces.values())

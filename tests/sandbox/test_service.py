@@ -125,8 +125,9 @@ async def test_the_same_program_gets_the_same_verdicts_under_full_load(client: S
 async def test_programs_get_the_same_verdict_a_thousand_times_on_an_overloaded_machine(
     client: SandboxClient, sandbox: RunningSandbox
 ) -> None:
+    near_its_limit = "s = 0\nfor i in range(400_000): s += i\nprint(sum(map(int, input().split())))"
     programs = {
-        "s = 0\nfor i in range(400_000): s += i\nprint(sum(map(int, input().split())))": Verdict.OK,  # near its limit
+        near_its_limit: Verdict.OK,
         "print(-1)": Verdict.WA,
         "while True: pass": Verdict.TLE,
         "raise SystemExit(1)": Verdict.RE,
@@ -140,10 +141,12 @@ async def test_programs_get_the_same_verdict_a_thousand_times_on_an_overloaded_m
         async with turns:
             return (await verdicts(client, "python", code, cases=SUMS[:1], limits=limits))[0]
 
+    # Each fifth time all of them, in between the one whose verdict hangs on how time is counted.
+    order = [code for number in range(1000) for code in (programs if number % 5 == 0 else [near_its_limit])]
     with busy_machine():
-        found = await asyncio.gather(*(judge(code) for _ in range(1000) for code in programs))
-    assert Counter(found) == {verdict: 1000 for verdict in programs.values()}
-    assert found == [*programs.values()] * 1000
+        found = await asyncio.gather(*map(judge, order))
+    wrong = Counter((code, verdict) for code, verdict in zip(order, found, strict=True) if verdict != programs[code])
+    assert not wrong
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +48,7 @@ class Sessions:
         self._most = len(lanes)
         self._free = list(lanes)
         self._pool = pool
-        self._threads = ThreadPoolExecutor(max(1, len(lanes)), thread_name_prefix="session")
+        self._lanes = lanes
         self._sessions: dict[str, Session] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._over: OrderedDict[str, str] = OrderedDict()
@@ -66,7 +65,8 @@ class Sessions:
         await asyncio.gather(*self._watching.values(), return_exceptions=True)
         ending = [self._end(session, "the service has ended") for session in self._sessions.values()]
         await asyncio.gather(*ending, return_exceptions=True)
-        self._threads.shutdown()
+        for lane in self._lanes:
+            lane.thread.shutdown()
 
     def __len__(self) -> int:
         return self._most - len(self._free)
@@ -91,7 +91,7 @@ class Sessions:
         lane = self._free.pop()
         try:
             async with self._pool.turn():
-                dialogue = await run_in_thread(self._threads, lambda given: _start(lane, image, request, given))
+                dialogue = await run_in_thread(lane.thread, lambda given: _start(lane, image, request, given))
         except BaseException:
             await self._shielded(self._empty(lane))
             raise
@@ -112,7 +112,7 @@ class Sessions:
                 if session.over:
                     raise SessionOver(_describe_end(id, session.over))
                 outcome = await run_in_thread(
-                    self._threads, lambda given: session.dialogue.run(request.code, request.limits, given)
+                    session.lane.thread, lambda given: session.dialogue.run(request.code, request.limits, given)
                 )
         except OSError as error:
             await self._end(session, f"the sandbox failed: {error}")
@@ -146,7 +146,7 @@ class Sessions:
             try:
                 if not session.busy:
                     async with session.speaking:
-                        await self._call(session.dialogue.look)
+                        await _call(session.lane, session.dialogue.look)
                 reason = session.plan_end(datetime.now(UTC))
             except (OSError, TandemError) as error:
                 reason = f"the sandbox failed: {error}"
@@ -174,7 +174,7 @@ class Sessions:
 
     async def _empty(self, lane: Lane) -> None:
         try:
-            await self._call(lane.empty)
+            await _call(lane, lane.empty)
         except ContainerError as error:
             _log.warning("a session's container does not end", error=str(error))
         self._free.append(lane)
@@ -183,8 +183,9 @@ class Sessions:
         """Done to its end, even if who waits for it is cancelled again."""
         await asyncio.shield(asyncio.create_task(work))
 
-    async def _call(self, function: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+async def _call(lane: Lane, function: Callable[[], None]) -> None:
+    await asyncio.get_running_loop().run_in_executor(lane.thread, function)
 
 
 def _start(lane: Lane, image: Image, request: SessionRequest, cancellation: Cancellation) -> Dialogue:
