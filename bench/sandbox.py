@@ -1,10 +1,12 @@
 """The code sandbox against plain processes and other ways to contain them, in one run.
 
-    .venv/bin/python -m bench.sandbox [--requests 10000] [--no-write]
+    tools/crun/build FOLDER
+    .venv/bin/python -m bench.sandbox [--crun FOLDER] [--requests 10000] [--no-write]
 
-As root; tools/set-up-sandbox --all installs what it is compared with. A start is /bin/true, from being asked for to its
-result: others are asked for by this process, the sandbox by HTTP. What the others leave out (files of their own,
-limits, results) they are not charged for.
+As root; tools/set-up-sandbox --all installs what it is compared with. With --crun the sandbox is measured with that one
+too, and all that follows the table with that one only. A start is /bin/true, from being asked for to its result: others
+are asked for by this process, the sandbox by HTTP. What the others leave out (files of their own, limits, results) they
+are not charged for.
 """
 
 import argparse
@@ -56,28 +58,34 @@ def main() -> None:
     """Measure and write the section `sandbox`."""
     parser = argparse.ArgumentParser(description="The code sandbox against others.")
     parser.add_argument("--requests", type=int, default=10_000, help="of the endurance run")
+    parser.add_argument("--crun", type=Path, help="folder that tools/crun/build has put a crun into")
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        report = asyncio.run(measure(Path(folder), given.requests))
+        report = asyncio.run(measure(Path(folder), given.requests, given.crun))
     print(report)
     if not given.no_write:
         write_section("sandbox", report)
 
 
-async def measure(folder: Path, requests: int) -> str:
+async def measure(folder: Path, requests: int, crun: Path | None) -> str:
     """The section."""
-    others = [await asyncio.to_thread(time_commands, name, make) for name, make in build_contenders(folder).items()]
-    service = MeasuredService(folder / "home")
+    starts = [await asyncio.to_thread(time_commands, name, make) for name, make in build_contenders(folder).items()]
+    if crun is not None:
+        service = MeasuredService(folder / "home")
+        async with service, SandboxClient(service.url, service.token) as client:
+            starts.append(await time_service(client, "Tandem's sandbox, Debian's crun"))
+    service = MeasuredService(folder / "home", crun)
     async with service, SandboxClient(service.url, service.token) as client:
-        ours = await time_service(client)
+        starts.append(await time_service(client, f"Tandem's sandbox{', crun of tools/crun/build' if crun else ''}"))
         judged = {name: await time_judging(client, source) for name, source in PROGRAMS.items()}
+        await service.wait_idle()
         idle_bytes = service.idle_container_bytes()
         before = service.observe_traces()
         lost, seconds = await endure(client, requests)
         await service.wait_idle()
         after = service.observe_traces()
-    return render([*others, ours], judged, idle_bytes, requests, lost, seconds, before == after, before, after)
+    return render(starts, judged, idle_bytes, requests, lost, seconds, before == after, before, after)
 
 
 def build_contenders(folder: Path) -> dict[str, Callable[[], Sequence[str]]]:
@@ -134,7 +142,7 @@ def time_commands(name: str, make: Callable[[], Sequence[str]]) -> Starts:
     return summarize(name, latencies, rate)
 
 
-async def time_service(client: SandboxClient) -> Starts:
+async def time_service(client: SandboxClient, name: str) -> Starts:
     """The same through the service."""
 
     async def run() -> float:
@@ -150,7 +158,7 @@ async def time_service(client: SandboxClient) -> Starts:
         latencies.append(await run())
         await asyncio.sleep(0.02)  # the next container is made ahead, as it is when requests do not come at once
     _, seconds = await endure(client, ROUNDS * 20)
-    return summarize("Tandem's sandbox", latencies, ROUNDS * 20 / seconds)
+    return summarize(name, latencies, ROUNDS * 20 / seconds)
 
 
 async def endure(client: SandboxClient, requests: int) -> tuple[int, float]:
@@ -199,7 +207,8 @@ def render(
     """Markdown."""
     plain = starts[0]
     lines = [
-        f"`python -m bench.sandbox`. A start is `/bin/true`, from being asked for to its result. {describe_machine()}",
+        "`python -m bench.sandbox --crun FOLDER`. A start is `/bin/true`, from being asked for to its result. "
+        f"{describe_machine()}",
         "",
         "| | start p50 | p99 | against fork and exec | a second | against fork and exec |",
         "| --- | --- | --- | --- | --- | --- |",

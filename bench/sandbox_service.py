@@ -1,6 +1,7 @@
 """A sandbox service for the benchmark, and what can be seen of it from outside."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +18,11 @@ _PORT = 8194
 
 
 class MeasuredService:
-    """`async with MeasuredService(home) as service`."""
+    """`async with MeasuredService(home) as service`; programs of the folder `programs` come before others."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, programs: Path | None = None) -> None:
         self._home = home
+        self._path = os.pathsep.join([*([str(programs.absolute())] if programs else []), os.environ["PATH"]])
         self.url = f"http://127.0.0.1:{_PORT}"
         self.token = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -28,7 +30,8 @@ class MeasuredService:
 
     async def __aenter__(self) -> Self:
         command = [sys.executable, "-m", "tandem_sandbox", "--home", str(self._home), "--port", str(_PORT)]
-        self._process = await asyncio.to_thread(subprocess.Popen, command)
+        environment = {**os.environ, "PATH": self._path}
+        self._process = await asyncio.to_thread(subprocess.Popen, command, env=environment)
         deadline = time.monotonic() + _START_SECONDS
         async with httpx.AsyncClient() as client:
             while True:
