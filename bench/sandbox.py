@@ -222,7 +222,7 @@ def render(
     traces = "none left" if clean else f"LEFT: {before} became {after}"
     lines += [
         "",
-        f"Judged cases a second, each in a container of its own: {words}. A container that waits takes "
+        f"All that follows is of the last one. Judged cases a second, each in a container of its own: {words}. A container that waits takes "
         f"{idle_bytes / 2**20:.1f} MiB.",
         "",
         f"Endurance: {requests} requests, {AT_A_TIME} at a time, in {seconds:.0f} s "
