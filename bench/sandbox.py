@@ -222,8 +222,8 @@ def render(
     traces = "none left" if clean else f"LEFT: {before} became {after}"
     lines += [
         "",
-        f"All that follows is of the last one. Judged cases a second, each in a container of its own: {words}. A container that waits takes "
-        f"{idle_bytes / 2**20:.1f} MiB.",
+        "All that follows is of the last one. Judged cases a second, each in a container of its own: "
+        f"{words}. A container that waits takes {idle_bytes / 2**20:.1f} MiB.",
         "",
         f"Endurance: {requests} requests, {AT_A_TIME} at a time, in {seconds:.0f} s "
         f"({requests / seconds:.0f} a second): {lost} lost; mounts, control groups, processes: {traces}.",
