@@ -11,6 +11,8 @@ from tandem_sandbox.images.image import ImageDescription
 from tandem_sandbox.images.store import describe_now
 
 _NO_DOCUMENTS = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+# Packages that offer alternatives, such as Java, put links to their manual there, and fail if there is no such folder.
+_MANUAL_FOLDERS = 'mkdir -p "$1/usr/share/man/man1" "$1/usr/share/man/man7" "$1/usr/share/man/man8"'
 _TIMEOUT_SECONDS = 3600.0
 
 
@@ -25,6 +27,7 @@ def build_from_debian(root: Path, packages: Sequence[str]) -> ImageDescription:
     release = _observe_release()
     command = [program, "--quiet", "--variant=minbase", "--mode=root", "--format=directory"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NO_DOCUMENTS]
+    command += [f"--essential-hook={_MANUAL_FOLDERS}"]
     command += [f"--include={','.join(packages)}"] if packages else []
     # Without a mirror in the command it takes those of this machine.
     done = subprocess.run(  # noqa: S603 - the packages come from who may install them anyway
