@@ -249,6 +249,19 @@ async def test_a_resumed_job_begins_with_warmup_where_it_was(store: Store, keys:
     assert members.phases[0] == (Phase.WARMUP, 1)  # where the newest batch is trained, if it was not
 
 
+async def test_a_write_that_is_cancelled_keeps_nobody_out(buffer: ReplayBuffer) -> None:
+    """A transaction that stayed open would keep the next writer waiting for half a minute."""
+    for iteration in range(1, 151):
+        rollouts = QuickRollouts(buffer)
+        await rollouts.start(iteration)
+        closing = asyncio.create_task(rollouts.close(iteration, 200))
+        await asyncio.sleep(0.0002 * (iteration % 50))
+        closing.cancel()
+        await asyncio.wait([closing])
+        async with asyncio.timeout(10):
+            await QuickRollouts(buffer).start(iteration + 1)
+
+
 async def test_lost_answers_are_generated_again(store: Store, keys: JobKeys, buffer: ReplayBuffer) -> None:
     """A master was killed in Draining before it had saved any answer."""
     job = build_job()

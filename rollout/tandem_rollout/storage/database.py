@@ -1,6 +1,7 @@
 """Transactions in SQLite or PostgreSQL."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ _POSTGRESQL_CONNECTIONS = 5
 _BUSY_TIMEOUT_SECONDS = 30
 _POOL_TIMEOUT_SECONDS = 60
 _COMMAND_TIMEOUT_SECONDS = 60
+_CANCEL_SECONDS = 10
 _READ_ONLY = "tandem_read_only"
 
 
@@ -84,8 +86,7 @@ class Database:
             reraise=True,
         ):
             with attempt, translated_errors(self.label):
-                async with engine.begin() as connection:
-                    result = await action(connection)
+                result = await _carry_through(_transact(engine, action))
                 self.problem = ""
                 return result
         raise AssertionError("tenacity returns or raises")
@@ -93,6 +94,29 @@ class Database:
     def _note_problem(self, state: RetryCallState) -> None:
         self.problem = str(state.outcome.exception()) if state.outcome is not None else ""
         log.warning("no transaction, trying again", attempt=state.attempt_number, problem=self.problem)
+
+
+async def _transact[T](engine: AsyncEngine, action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async with engine.begin() as connection:
+        return await action(connection)
+
+
+async def _carry_through[T](transaction: Coroutine[Any, Any, T]) -> T:
+    """The result of `transaction`, which comes to its end though this is cancelled.
+
+    A transaction that is cancelled somewhere between its statements and its commit may stay open in a connection that
+    nobody has any more: other writers then wait for its lock until the garbage collector finds it.
+    """
+    task = asyncio.create_task(transaction)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        done, _ = await asyncio.wait([task], timeout=_CANCEL_SECONDS)
+        if not done:
+            task.cancel()
+        elif not task.cancelled():
+            task.exception()  # is told to nobody: who waited for it is gone
+        raise
 
 
 def open_database(address: str, job_uid: str, patience_seconds: float) -> Database:
