@@ -13,6 +13,8 @@ from tandem_sandbox.images.store import describe_now
 _NO_DOCUMENTS = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # Packages that offer alternatives, such as Java, put links to their manual there, and fail if there is no such folder.
 _MANUAL_FOLDERS = 'mkdir -p "$1/usr/share/man/man1" "$1/usr/share/man/man7" "$1/usr/share/man/man8"'
+_ERRORS = ("E:", "Err:", "dpkg: error")
+"""How lines of apt and dpkg begin that say why."""
 _TIMEOUT_SECONDS = 3600.0
 
 
@@ -25,7 +27,7 @@ def build_from_debian(root: Path, packages: Sequence[str]) -> ImageDescription:
     if program is None:
         raise TandemError("mmdebstrap is not installed: tools/set-up-sandbox, or apt-get install mmdebstrap")
     release = _observe_release()
-    command = [program, "--quiet", "--variant=minbase", "--mode=root", "--format=directory"]
+    command = [program, "--verbose", "--variant=minbase", "--mode=root", "--format=directory"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NO_DOCUMENTS]
     command += [f"--essential-hook={_MANUAL_FOLDERS}"]
     command += [f"--include={','.join(packages)}"] if packages else []
@@ -34,8 +36,9 @@ def build_from_debian(root: Path, packages: Sequence[str]) -> ImageDescription:
         [*command, release, str(root)], check=False, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-8:]
-        raise TandemError("the image cannot be built, mmdebstrap says:\n" + "\n".join(said))
+        lines = done.stderr.strip().splitlines()
+        said = [line for line in lines if line.startswith(_ERRORS)] or lines
+        raise TandemError("the image cannot be built, mmdebstrap says:\n" + "\n".join(said[-8:]))
     for leftover in ("var/lib/apt/lists", "var/cache/apt"):
         shutil.rmtree(root / leftover, ignore_errors=True)
     return describe_now(f"Debian {release}: {', '.join(packages) or 'no more packages'}")
