@@ -227,6 +227,17 @@ def test_a_job_whose_end_is_not_told_yet_is_looked_at_again_to_expire() -> None:
     assert plan_pace(ended, made, [], 0.5, NOW, jobs=1) == 0.5
 
 
+def test_many_jobs_are_looked_at_less_often_while_nothing_happens() -> None:
+    going = replace(DELETED, deleted_at=NOW - timedelta(seconds=GRACE))
+
+    def pace(observed: Observed, jobs: int) -> float | None:
+        return plan_pace(observed, plan(observed), [], None, NOW, jobs=jobs)
+
+    assert [pace(RUNNING, jobs) for jobs in (1, 1000)] == [1.0, 5.0]
+    assert [pace(going, jobs) for jobs in (1, 2000)] == [5.0, 10.0]
+    assert pace(TO_SUSPEND, 1000) == 5.0
+
+
 def test_a_failed_job_is_asked_for_its_pods_words_until_they_are_told() -> None:
     failed = child("master", "Failed", reason="BackoffLimitExceeded")
     ended = replace(RUNNING, children={failed.key: failed})
