@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright", reason="PLAYWRIGHT IS NOT INSTALLED: make setup")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from .many_answers import ENGINES, HOSTILE
 from .served_page import ITERATIONS, TOKEN, serve_page
@@ -166,6 +166,23 @@ def test_pods_are_shown_by_window_with_the_versions_of_their_engines(open_page: 
     engines = page.locator("#engine-rows tr")
     expect(engines.nth(1)).to_contain_text("the disk /dev/shm is full")
     expect(engines.nth(2)).to_contain_text(f"inferenceserving{ITERATIONS - 2}2")
+
+
+def test_a_late_answer_about_another_window_is_not_shown(open_page: Open) -> None:
+    page = open_page()
+    held: list[Route] = []
+    page.route(f"**/v1/timeline?first={ITERATIONS - 9}&last={ITERATIONS - 7}", lambda route: held.append(route))
+    visit(page, "Pods")
+    page.locator("#window-size").select_option("3")
+    page.get_by_role("button", name="earlier iterations").click()
+    page.get_by_text("as a table").click()
+    rows = page.locator("#gantt-rows tr")
+    expect(rows.first).to_contain_text(str(ITERATIONS - 12))
+    with page.expect_response("**/v1/timeline*") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    expect(rows.first).to_contain_text(str(ITERATIONS - 12))
 
 
 def test_answers_are_filtered_ordered_and_paged(open_page: Open) -> None:

@@ -1,6 +1,6 @@
 /* What the pods did, which versions their engines served, and how the engines are. */
 
-const pods = {window: null, first: 0, last: 0, refresh: null, drawn: null};
+const pods = {window: null, first: 0, last: 0, refresh: null, asked: 0};
 
 /* Bars of the versions an engine served, in the part of the timeline that is visible. */
 function versionChart(host) {
@@ -61,7 +61,9 @@ function fillTimelineRows() {
 }
 
 function fetchWindow(start, size, show) {
+  const number = ++pods.asked;
   ask("timeline", {first: Math.max(0, start), last: Math.max(0, start) + size - 1}).then((found) => {
+    if (number !== pods.asked) return;  // another window was asked for meanwhile
     pods.window = found;
     show(found.timeline);
     fillTimelineRows();
