@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from tandem_trainer.optimizer import build_optimizer, set_learning_rate, wrap_mo
 from tandem_trainer.parallel import join_process_group, plan_patience, split_model
 
 from bench.bare_engine import BareEngine
+from tools.free_ports import find_free_port
 
 type Sample = tuple[Sequence[int], Sequence[int], Sequence[float], float]
 """Prompt, answer, the engine's log-probabilities, advantage."""
@@ -45,10 +45,8 @@ class BareTrainer:
     """The model of a job, trained on padded batches in one pass."""
 
     def __init__(self, spec: RLJobSpec, model_dir: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ["MASTER_PORT"] = str(find_free_port())
         cpu_shim.install()
         device = join_process_group(spec.hybrid, plan_patience(spec.deadlines))
         self._layout = split_model(spec.hybrid, spec.seed, plan_patience(spec.deadlines))

@@ -1,6 +1,5 @@
 """An etcd of a benchmark's own, set up as a run's is."""
 
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -8,13 +7,15 @@ from contextlib import contextmanager
 
 from tandem_local.etcd_server import find_etcd
 
+from tools.free_ports import find_free_ports
+
 HOST = "127.0.0.1"
 
 
 @contextmanager
 def serve_etcd() -> Iterator[str]:
     """host:port; it may not answer yet (Store.wait_until_reachable)."""
-    ports = [_free_port() for _ in range(2)]
+    ports = find_free_ports(2)
     client, peer = (f"http://{HOST}:{port}" for port in ports)
     with tempfile.TemporaryDirectory() as directory:
         command = [str(find_etcd().path), "--data-dir", directory, "--log-level", "error", "--unsafe-no-fsync"]
@@ -27,9 +28,3 @@ def serve_etcd() -> Iterator[str]:
         finally:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])

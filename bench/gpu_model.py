@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from tandem_trainer.shard_layout import Box, plan_layout
 from tandem_trainer.trainer import Trainer
 
 from bench.handoff_model import parameter_shapes
+from tools.free_ports import find_free_port
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ def training(name: str, precision: str) -> Iterator[TrainingRun]:
         directory = Path(temporary)
         (directory / "config.json").write_text(json.dumps(config(name)))
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ["MASTER_PORT"] = str(find_free_port())
         trainer = Trainer(_job(directory, precision), directory, directory / "checkpoints")
         trainer.trained = 0
         try:
@@ -155,9 +155,3 @@ def _make_batch(iteration: int, vocabulary_size: int) -> TrainingBatch:
         rewards=np.zeros(SEQUENCES, np.float32),
         groups=np.arange(SEQUENCES, dtype=np.int32) // 4,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

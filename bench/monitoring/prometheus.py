@@ -15,7 +15,7 @@ import httpx
 import yaml
 from tandem_core.errors import TandemError
 
-from tools.cluster.control_plane import find_free_ports
+from tools.free_ports import find_free_ports
 
 RULES = Path(__file__).parents[2] / "helm" / "tandem" / "files" / "alerts.yaml"
 SCRAPE_SECONDS = 2

@@ -21,8 +21,9 @@ from tandem_operator.generate.crd import render_crd
 from bench.etcd import serve_etcd
 from bench.monitoring.prometheus import Target
 from bench.operator_scale import serve_operator
-from tools.cluster.control_plane import find_free_ports, serve_control_plane
+from tools.cluster.control_plane import serve_control_plane
 from tools.cluster.programs import CONTROL_PLANE, find_programs
+from tools.free_ports import find_free_ports
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 NAME = "addition"

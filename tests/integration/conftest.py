@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,14 +16,9 @@ import pytest_asyncio
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.store import Store
 
+from tools.free_ports import find_free_ports
+
 from .trainer_rank import SCRATCH, BatchServer, Rank, RankBuilder
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def etcd_binary() -> str:
@@ -42,8 +36,9 @@ class EtcdServer:
     """One etcd that can be killed and started again on the same data."""
 
     def __init__(self, directory: Path) -> None:
-        self.endpoint = f"127.0.0.1:{free_port()}"
-        peer = f"http://127.0.0.1:{free_port()}"
+        own_port, peer_port = find_free_ports(2)
+        self.endpoint = f"127.0.0.1:{own_port}"
+        peer = f"http://127.0.0.1:{peer_port}"
         url = f"http://{self.endpoint}"
         self._command = [
             etcd_binary(),

@@ -2,8 +2,6 @@
 
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from tandem_core.job.model import ScratchModel, ScratchTokenizer
 from tandem_core.model_files import write_scratch_model
 
 from tests.integration.megatron_reference import ALGORITHMS, TEMPERATURES, Reference, make_batch
+from tools.free_ports import find_free_ports
 
 LAYOUTS = {
     "one": {},
@@ -66,7 +65,7 @@ class Runs:
         if layout == "one":
             job = self._job(layout, "qwen3", ranks, {"path": str(self.references["qwen3"].directory)}, "warmup")
             cases["warmup"] = cases["qwen3"] | {"job": str(job), "output": str(directory / "warmup"), "warmup": True}
-        (directory / "plan.json").write_text(json.dumps({"cases": cases, "ports": _free_ports(3 * len(cases))}))
+        (directory / "plan.json").write_text(json.dumps({"cases": cases, "ports": find_free_ports(3 * len(cases))}))
         worker = Path(__file__).with_name("megatron_worker.py")
         processes = []
         for rank in range(ranks):
@@ -140,18 +139,6 @@ class Runs:
         path = self.root / layout / f"{file or name}.job"
         path.write_text(json.dumps(job))
         return path
-
-
-def _free_ports(count: int) -> list[int]:
-    """Below the range from which the system takes ports for connections: they are used only some seconds later."""
-    ports: list[int] = []
-    for port in random.sample(range(12_000, 32_000), 2_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise AssertionError("no free ports")
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from .conftest import free_port
+from tools.free_ports import find_free_port
 
 
 @dataclass
@@ -18,7 +18,7 @@ class ScriptedEngine:
     """`async with ScriptedEngine() as engine`."""
 
     host: str = "127.0.0.1"
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=find_free_port)
     held: bool = False
     """Requests wait until `release`, `abort` or `die`."""
     failing: bool = False

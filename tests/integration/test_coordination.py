@@ -16,7 +16,9 @@ from tandem_core.coordination.records import Ack, Control, EngineState, EngineSt
 from tandem_core.coordination.store import EtcdUnreachable, Store
 from tandem_core.phases import Phase
 
-from .conftest import EtcdServer, free_port
+from tools.free_ports import find_free_port
+
+from .conftest import EtcdServer
 
 
 def phase_record(iteration: int, token: int = 0) -> PhaseRecord:
@@ -41,7 +43,7 @@ async def test_a_record_comes_back_as_it_was_put(store: Store, keys: JobKeys) ->
 
 
 async def test_an_absent_etcd_is_named_after_the_deadline() -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
+    endpoint = f"127.0.0.1:{find_free_port()}"
     async with Store(endpoint) as store:
         with pytest.raises(EtcdUnreachable, match=endpoint):
             await store.wait_until_reachable(0.5)

@@ -30,7 +30,8 @@ from tandem_rollout.storage.replay_buffer import ReplayBuffer, sqlite_url
 from tandem_rollout.tokenization import load_tokenizer
 from tandem_rollout.trajectory import FinishReason, VersionSpan
 
-from .conftest import free_port
+from tools.free_ports import find_free_port
+
 from .phase_members import Members, build_job
 from .tiny_engine import HEADERS, TOKEN, serve_tiny_engine
 
@@ -39,7 +40,7 @@ LONG = 400
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_tiny_engine(tmp_path_factory.mktemp("engine"), free_port()) as url:
+    with serve_tiny_engine(tmp_path_factory.mktemp("engine"), find_free_port()) as url:
         yield url
 
 

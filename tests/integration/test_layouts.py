@@ -24,10 +24,10 @@ from tandem_core.weights.merge import merge_parts
 from tandem_rollout.publication import build_commit
 from tandem_sidecar.receive import ReceivedVersion, receive_version
 
-from tests.integration.conftest import free_port
 from tests.integration.line_worker import Worker
 from tests.integration.megatron_reference import VOCABULARY
 from tests.integration.weight_pods import WeightPod, serving
+from tools.free_ports import find_free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -126,7 +126,7 @@ class Laboratory:
             job=build_job(case, model),
             model=str(model),
             checkpoints=str(self.root / layout / "checkpoints"),
-            port=free_port(),
+            port=find_free_port(),
             ranks_per_pod=2 // case.pods,
             urls=[pod.url for pod in pods],
             shm_dirs=[str(pod.shm_dir) for pod in pods],

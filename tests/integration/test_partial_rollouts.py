@@ -18,7 +18,8 @@ from tandem_rollout.answers import Answer, Sampling, build_works
 from tandem_rollout.engine_client import EngineClient
 from tandem_rollout.trajectory import FinishReason, Trajectory
 
-from .conftest import free_port
+from tools.free_ports import find_free_port
+
 from .tiny_engine import HEADERS, TOKEN, serve_tiny_engine
 
 LENGTH = 300
@@ -29,7 +30,7 @@ PROMPTS = [[first, 7, 5] for first in range(2, 12)]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_tiny_engine(tmp_path_factory.mktemp("engine"), free_port()) as url:
+    with serve_tiny_engine(tmp_path_factory.mktemp("engine"), find_free_port()) as url:
         yield url
 
 

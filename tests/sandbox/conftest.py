@@ -7,7 +7,6 @@ an ordinary user.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from tandem_core.sandbox.client import SandboxClient
 from tandem_core.sandbox.deployment import SANDBOX_CAPABILITIES
 from tandem_sandbox.control_groups import ControlGroups, observe_hierarchies
 from tandem_sandbox.settings import Settings
+
+from tools.free_ports import find_free_port
 
 from .ordinary_user import USER, as_ordinary_user
 
@@ -47,9 +48,7 @@ class RunningSandbox:
         self.options = options
         self.unprivileged = unprivileged
         self.capabilities = tuple(SANDBOX_CAPABILITIES)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         (home / "given-token").write_text(TOKEN)
         self.settings = Settings(home=home, token=TOKEN, running=1, ahead=0, unprivileged=unprivileged)

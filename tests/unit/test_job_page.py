@@ -1,6 +1,5 @@
 """What the job's page decides: smoothing, places in lists, pieces of answers, versions by engine."""
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from socket import AF_INET
@@ -27,6 +26,8 @@ from tandem_rollout.served_versions import ServedVersions
 from tandem_rollout.storage.browsing import AnswerQuery, Cursor, parse_cursor
 from tandem_rollout.storage.history import AccuracyRecord, IterationRecord, ServedRecord
 from tandem_rollout.trajectory import FinishReason, Segment, Trajectory, VersionSpan, build_pieces
+
+from tools.free_ports import find_free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 
@@ -246,13 +247,8 @@ def own_address() -> str:
     return found or pytest.skip("this machine has no address but its loopback's")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_a_master_in_a_pod_of_its_own_listens_for_port_forward_too() -> None:
-    address, port = own_address(), free_port()
+    address, port = own_address(), find_free_port()
     listeners = listen(address, port)
     try:
         assert [listener.getsockname()[0] for listener in listeners] == [address, "127.0.0.1"]
@@ -267,7 +263,7 @@ def test_a_master_in_a_pod_of_its_own_listens_for_port_forward_too() -> None:
 
 @pytest.mark.parametrize("address", ["127.88.1.2", "::1"])
 def test_a_master_that_shares_its_machine_listens_on_its_own_address_alone(address: str) -> None:
-    (listener,) = listen(address, free_port())
+    (listener,) = listen(address, find_free_port())
     with listener:
         assert listener.getsockname()[0] == address
 

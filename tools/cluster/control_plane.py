@@ -2,7 +2,6 @@
 
 import base64
 import secrets
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from tools.free_ports import find_free_ports
 
 from .programs import CONTROL_PLANE, find_programs
 from .services import Services, wait_until
@@ -160,15 +161,6 @@ def serve_control_plane(*, scheduler: bool = True) -> Iterator[Path]:
             )
             plane.start()
             yield plane.kubeconfig
-
-
-def find_free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def _flags(values: dict[str, str]) -> list[str]:
