@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .cluster.programs import HELM, ProgramsMissing, build_programs, find_programs
@@ -16,6 +16,8 @@ RELEASE = "tandem"
 NAMESPACE = "tandem-system"
 TRIAL = ("etcd.members=1", "etcd.authentication=false", "etcd.tls.source=none")
 """Certificates and passwords are made at installation: plain YAML has none."""
+SANDBOX = ("sandbox.enabled=true", "sandbox.tokenSecret=tandem-sandbox")
+"""A token that is published is none."""
 HEADER = "# Generated from helm/tandem by `python -m tools.chart`: do not edit; write a kustomization over it.\n"
 _SOURCE = re.compile(r"^# Source: tandem/templates/(?P<part>\w+)[/.].*\n", re.MULTILINE)
 _NAMESPACE = f"""apiVersion: v1
@@ -44,15 +46,28 @@ def render_chart(settings: Sequence[str] = (), *arguments: str) -> str:
 
 
 def render_manifests() -> dict[str, str]:
-    """Content by file name of manifests/: an installation for trials."""
-    parts: dict[str, str] = {"namespace": _NAMESPACE}
-    for text in render_chart(TRIAL, "--skip-tests").split("\n---\n"):
+    """Content by path below manifests/: an installation for trials, and the sandbox, which is applied by itself."""
+    installation = {"namespace": _NAMESPACE, **_render_parts(TRIAL)}
+    sandbox = {"sandbox": _render_parts((*TRIAL, *SANDBOX))["sandbox"]}
+    return _write_folder("", installation) | _write_folder("sandbox/", sandbox)
+
+
+def _render_parts(settings: Sequence[str]) -> dict[str, str]:
+    """YAML by the folder of the chart's templates that it comes from."""
+    parts: dict[str, str] = {}
+    for text in render_chart(settings, "--skip-tests").split("\n---\n"):
         text = text.removeprefix("---\n")
         if (found := _SOURCE.match(text)) and (body := text[found.end() :].strip("\n")):
             parts[found["part"]] = "\n---\n".join(each for each in (parts.get(found["part"], ""), body) if each)
+    return parts
+
+
+def _write_folder(folder: str, parts: Mapping[str, str]) -> dict[str, str]:
+    """Files that `kubectl apply -k` takes together."""
     files = {f"{part}.yaml": f"{HEADER}{body.strip()}\n" for part, body in parts.items()}
     kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
-    return files | {"kustomization.yaml": HEADER + kustomization + "".join(f"- {name}\n" for name in files)}
+    files |= {"kustomization.yaml": HEADER + kustomization + "".join(f"- {name}\n" for name in files)}
+    return {f"{folder}{name}": text for name, text in files.items()}
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from tandem_operator.generate.values import ChartValues
 from tandem_operator.roles import GRANTS, LEASE_GRANTS, build_rules
 from tandem_operator.settings import CONFIG_VARIABLE, OperatorSettings
 
-from tools.chart import CHART, ROOT, TRIAL, render_chart, render_manifests, run_helm
+from tools.chart import CHART, ROOT, SANDBOX, TRIAL, render_chart, render_manifests, run_helm
 
 GOLDENS = Path(__file__).parent / "goldens"
 KUBERNETES_VERSION = "1.36"
@@ -50,6 +50,15 @@ CASES = {
         "images.tag=1.2.3",
         "images.pullSecrets={registry}",
         "operator.tolerations[0].operator=Exists",
+        "sandbox.enabled=true",
+    ),
+    "sandbox-of-a-fixed-size": (
+        *TRIAL,
+        *SANDBOX,
+        "sandbox.replicas=3",
+        "sandbox.maxReplicas=3",
+        "sandbox.runtimeClassName=kata",
+        "images.sandbox=registry.example.com/our-sandbox:7",
     ),
     "secrets-of-others": (
         "etcd.tls.source=secrets",
@@ -61,7 +70,7 @@ CASES = {
 }
 UNKNOWN_TO_KUBERNETES = ("PodMonitor", "PrometheusRule", "Certificate", "Issuer")
 OPERATOR_RULES = {"jobs": build_rules(GRANTS), "lease": build_rules(LEASE_GRANTS)}
-MADE_AT_RANDOM = ("tls.crt", "tls.key", "ca.crt", "password")
+MADE_AT_RANDOM = ("tls.crt", "tls.key", "ca.crt", "password", "token")
 
 
 @cache
@@ -119,8 +128,9 @@ def test_the_operator_takes_the_settings(name: str, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_restricted_standard_admits_every_pod(name: str) -> None:
-    templates = [each["spec"]["template"]["spec"] for each in render(name) if "template" in each.get("spec", {})]
-    pods = [*templates, *(each["spec"] for each in render(name) if each["kind"] == "Pod")]
+    objects = [each for each in render(name) if each["metadata"].get("namespace") != "tandem-sandbox"]
+    templates = [each["spec"]["template"]["spec"] for each in objects if "template" in each.get("spec", {})]
+    pods = [*templates, *(each["spec"] for each in objects if each["kind"] == "Pod")]
     assert len(pods) >= 2
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"]
@@ -235,5 +245,6 @@ def test_the_values_are_those_of_the_types() -> None:
 
 
 def test_manifests_are_up_to_date() -> None:
-    found = {file.name: file.read_text() for file in (ROOT / "manifests").glob("*.yaml")}
+    folder = ROOT / "manifests"
+    found = {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*.yaml")}
     assert found == render_manifests(), "run `make generate`"

@@ -61,6 +61,10 @@ class ControlPlane:
         (self.directory / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
         key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(self._file("sa.key"))]
         subprocess.run(key, check=True, capture_output=True)
+        proxy = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        proxy += ["-subj", "/CN=front-proxy", "-addext", "extendedKeyUsage=clientAuth", "-days", "3650"]
+        proxy += ["-keyout", str(self._file("proxy.key")), "-out", str(self._file("proxy.crt"))]
+        subprocess.run(proxy, check=True, capture_output=True)
         self._start_etcd()
         self._start_api_server()
         wait_until(self._file("certs/apiserver.crt").exists, "the API server's certificate")
@@ -95,6 +99,13 @@ class ControlPlane:
             "service-account-signing-key-file": str(self._file("sa.key")),
             "service-cluster-ip-range": SERVICE_NETWORK,
             "allow-privileged": "true",
+            "proxy-client-cert-file": str(self._file("proxy.crt")),  # shows API servers behind it who asks
+            "proxy-client-key-file": str(self._file("proxy.key")),
+            "requestheader-client-ca-file": str(self._file("proxy.crt")),
+            "requestheader-username-headers": "X-Remote-User",
+            "requestheader-group-headers": "X-Remote-Group",
+            "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+            "enable-aggregator-routing": "true",  # to their addresses: nothing here knows those of Services
             "kubelet-preferred-address-types": "InternalIP",  # nothing resolves the names of nodes
             "enable-admission-plugins": "OwnerReferencesPermissionEnforcement",  # as OpenShift does
             "audit-policy-file": str(self._file("audit-policy.yaml")),
@@ -114,6 +125,7 @@ class ControlPlane:
             "use-service-account-credentials": "false",
             "node-monitor-period": "1s",
             "node-monitor-grace-period": "12s",
+            "horizontal-pod-autoscaler-sync-period": "5s",
             "kube-api-qps": "500",  # as on large clusters: the default removes 20 objects a second
             "kube-api-burst": "1000",
         }

@@ -69,7 +69,9 @@ NODE = (
     COREDNS,
 )
 HELM = Program("helm", "helm.sh/helm/v4/cmd/helm", "programs/helm")
-OTHER_MODULES = (HELM.module,)
+ADAPTER = Program("adapter", "sigs.k8s.io/prometheus-adapter/cmd/adapter", "programs/adapter")
+"""Built by the test that needs it: it takes some minutes."""
+OTHER_MODULES = (HELM.module, ADAPTER.module)
 """What is no part of a cluster: other pins of these leave the cluster's programs as they are."""
 
 

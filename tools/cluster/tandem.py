@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from .cluster import Cluster, ClusterError
-from .images import TANDEM_IMAGE
 from .programs import CONTROL_PLANE, find_programs
 
 SYSTEM = "tandem-system"
+SANDBOX = "tandem-sandbox"
+"""Namespace of the code sandbox, and the name of its objects."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class Kubernetes:
             self.kubectl("rollout", "status", workload, "--timeout=120s")
 
 
-def install_sandbox(kubernetes: Kubernetes, token: str, image: str = TANDEM_IMAGE) -> None:
-    """The code sandbox into its namespace; returns when a pod is ready. A node must be of its pool."""
-    system = Kubernetes(kubernetes.cluster)
-    system.kubectl("create", "namespace", kubernetes.namespace)
-    kubernetes.kubectl("create", "secret", "generic", kubernetes.namespace, f"--from-literal=token={token}")
-    objects = kubernetes.kubectl("kustomize", str(Path(__file__).with_name("sandbox")))
-    kubernetes.kubectl("apply", "--server-side", "-f", "-", text=objects.replace(TANDEM_IMAGE, image))
-    kubernetes.kubectl("rollout", "status", f"deployment/{kubernetes.namespace}", "--timeout=120s")
+def install_sandbox(cluster: Cluster, token: str) -> Kubernetes:
+    """The code sandbox, in its namespace; returns when a pod is ready. A node must be of its pool."""
+    kubernetes = Kubernetes(cluster, SANDBOX)
+    kubernetes.kubectl("create", "namespace", SANDBOX)
+    kubernetes.kubectl("create", "secret", "generic", SANDBOX, f"--from-literal=token={token}")
+    kubernetes.kubectl("apply", "--server-side", "-k", str(Path(__file__).with_name("sandbox")))
+    kubernetes.kubectl("rollout", "status", f"deployment/{SANDBOX}", "--timeout=120s")
+    return kubernetes
 
 
 @dataclass(frozen=True)

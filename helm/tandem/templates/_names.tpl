@@ -22,6 +22,18 @@ labels:
   {{- include "tandem.labels" . | nindent 2 }}
 {{- end -}}
 
+{{/* The sandbox is in a namespace of its own: its pods need more than that of the operator allows. */}}
+{{- define "tandem.sandbox" -}}
+{{ .Release.Name }}-sandbox
+{{- end -}}
+
+{{- define "tandem.sandboxMetadata" -}}
+name: {{ include "tandem.sandbox" . }}
+namespace: {{ include "tandem.sandbox" . }}
+labels:
+  {{- include "tandem.labels" (list . "sandbox") | nindent 2 }}
+{{- end -}}
+
 {{/* The image of a part: (list $ "operator"). */}}
 {{- define "tandem.image" -}}
 {{- $images := (index . 0).Values.images -}}

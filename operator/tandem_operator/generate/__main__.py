@@ -9,7 +9,6 @@ from tandem_operator.generate.chart import render_chart_crd, render_rules, rende
 from tandem_operator.generate.metrics import render_metrics_page
 from tandem_operator.generate.monitoring import MONITORING_FILES
 from tandem_operator.generate.reference import render_reference
-from tandem_operator.generate.sandbox import SANDBOX_FILES
 from tandem_operator.generate.troubleshooting import render_troubleshooting
 
 FILES: dict[str, Callable[[], str]] = {
@@ -18,7 +17,6 @@ FILES: dict[str, Callable[[], str]] = {
     **MONITORING_FILES,
     "helm/tandem/values.yaml": render_values,
     "helm/tandem/values.schema.json": render_values_schema,
-    **SANDBOX_FILES,
     "docs/reference/metrics.md": render_metrics_page,
     "docs/reference/rljob.md": render_reference,
     "docs/troubleshooting.md": render_troubleshooting,

@@ -10,6 +10,8 @@ from tandem_operator.settings import OperatorSettings
 
 SETTINGS = ("device_class", "pod_overlay", "grace_period_seconds", "workers")
 """Settings of the operator that the chart takes as they are; it sets the others itself."""
+SANDBOX_POOL = ("tandem.dev/pool", "sandbox")
+"""Label of nodes for untrusted programs, and their taint, which keeps others away."""
 ETCD_IMAGE = "quay.io/coreos/etcd:v3.5.21"
 _ADDRESS = r"([0-9.]+|\[[0-9a-f:]+\]):[0-9]+"
 
@@ -56,13 +58,14 @@ class Images(Values):
     tag: str = ""
     """Empty: the version of the chart."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
-    """Of operator and etcd; a job has its own in spec.images."""
+    """Of operator, etcd and sandbox; a job has its own in spec.images."""
     pull_secrets: list[Name] = Field(default_factory=list)
-    """Secrets for the registry of operator and etcd; jobs name theirs in settings.pod_overlay."""
+    """Secrets for the registry of operator, etcd and sandbox; jobs name theirs in settings.pod_overlay."""
     operator: str = ""
     trainer: str = ""
     sidecar: str = ""
     rollout: str = ""
+    sandbox: str = ""
     etcd: str = Field(default=ETCD_IMAGE, min_length=1)
     """3.5.3 or newer."""
 
@@ -76,6 +79,10 @@ class Crds(Values):
 
 def _resources(cpu: str, memory: str, **others: JsonValue) -> Table:
     return {"requests": {"cpu": cpu, "memory": memory}, **others}
+
+
+def _tolerate(key: str, value: str) -> Table:
+    return {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
 
 
 class Operator(Placement):
@@ -130,14 +137,35 @@ class Etcd(Placement):
     resources: Table = Field(default_factory=lambda: _resources("100m", "256Mi"))
 
 
+class Sandbox(Placement):
+    """The code sandbox, which judges programs for rewards, in a namespace of its own (docs/sandbox.md)."""
+
+    enabled: bool = False
+    """Needs nodes for untrusted programs: kubectl label node NODE tandem.dev/pool=sandbox."""
+    token_secret: Name = ""
+    """Secret in its namespace with the token that masters show; empty: made at installation and kept by upgrades."""
+    replicas: int = Field(default=2, ge=1, le=100)
+    max_replicas: int = Field(default=8, ge=1, le=1000)
+    """Up to which it grows while programs wait; needs an adapter of custom metrics. As replicas: it does not grow."""
+    running: int = Field(default=4, ge=1, le=1024)
+    """Programs at a time in a pod: as many as the processors that it asks for."""
+    ahead: int = Field(default=12, ge=0, le=1024)
+    """Containers more that wait ready."""
+    runtime_class_name: Name = ""
+    """For a machine or kernel of each pod's own."""
+    resources: Table = Field(default_factory=lambda: _resources("4", "4Gi", limits={"memory": "16Gi"}))
+    node_selector: dict[str, str] = Field(default_factory=lambda: dict([SANDBOX_POOL]))
+    tolerations: list[Table] = Field(default_factory=lambda: [_tolerate(*SANDBOX_POOL)])
+
+
 class NetworkPolicies(Values):
-    """Who reaches operator and etcd, on clusters whose network enforces it."""
+    """Who reaches operator, etcd and sandbox, on clusters whose network enforces it."""
 
     enabled: bool = True
 
 
 class Monitoring(Values):
-    """PodMonitors for operator, etcd and each job, alerts, and dashboards (docs/monitoring.md)."""
+    """PodMonitors for operator, etcd, sandbox and each job, alerts, and dashboards (docs/monitoring.md)."""
 
     enabled: bool = False
     """Needs the Prometheus operator."""
@@ -182,6 +210,7 @@ class ChartValues(Values):
     gpu.nvidia.com), pod_overlay (for the pods of all jobs), grace_period_seconds (600), workers (32)."""
     operator: Operator = Field(default_factory=Operator)
     etcd: Etcd = Field(default_factory=Etcd)
+    sandbox: Sandbox = Field(default_factory=Sandbox)
     network_policies: NetworkPolicies = Field(default_factory=NetworkPolicies)
     monitoring: Monitoring = Field(default_factory=Monitoring)
     user_roles: UserRoles = Field(default_factory=UserRoles)

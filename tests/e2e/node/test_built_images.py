@@ -1,7 +1,6 @@
 """Containers of the images that `make images` has built, with nothing of this machine's programs in them."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +9,27 @@ import pytest
 import yaml
 from tandem_core.sandbox.judging import Case, JudgeRequest, JudgeResult, TokensChecker
 from tandem_core.sandbox.messages import Source, Verdict
-from tandem_operator.generate.sandbox import NAME, POOL, POOL_LABEL
+from tandem_operator.generate.values import SANDBOX_POOL
 
 from tools.chart import CHART, NAMESPACE, RELEASE, run_helm
-from tools.cluster.built_images import find_missing, image_name, import_built_images
+from tools.cluster.built_images import PARTS, find_missing, image_name, import_built_images
 from tools.cluster.cluster import Cluster, check_machine
 from tools.cluster.programs import CONTROL_PLANE, HELM, NODE, ProgramsMissing, find_programs
-from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job, install_sandbox
+from tools.cluster.tandem import SANDBOX, AppliedJob, Kubernetes, apply_job
 
-from .test_sandbox_on_kubernetes import QUICK, Asker
+from .test_sandbox_on_kubernetes import QUICK, start_asker
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "addition.yaml"
 VALUES = {
-    "images": {part: image_name(part) for part in ("operator", "trainer", "sidecar", "rollout")}
-    | {"etcd": "localhost/tandem:1"},
+    "images": {part: image_name(part) for part in PARTS} | {"etcd": "localhost/tandem:1"},
     "operator": {"replicas": 1},
     "etcd": {"members": 1},
+    "sandbox": {
+        "enabled": True,
+        **dict.fromkeys(("replicas", "maxReplicas"), 1),
+        **dict.fromkeys(("running", "ahead"), 2),
+        "resources": {"requests": {"cpu": "100m"}},
+    },
 }
 ENFORCED = "pod-security.kubernetes.io/enforce=restricted"
 ADDING = {
@@ -52,7 +56,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     cluster.start(nodes=1)
     try:
         import_built_images(cluster)
-        yield Kubernetes(cluster)
+        kubernetes = Kubernetes(cluster)
+        kubernetes.kubectl("label", "node", "node0", "=".join(SANDBOX_POOL))
+        yield kubernetes
     finally:
         cluster.stop()
 
@@ -86,11 +92,7 @@ def test_a_job_trains_to_its_end_in_containers_of_the_built_images(built: Kubern
 
 
 def test_the_sandbox_judges_programs_by_the_compilers_of_its_image(built: Kubernetes) -> None:
-    sandbox, token = replace(built, namespace=NAME), secrets.token_hex(16)
-    built.kubectl("label", "node", "node0", f"{POOL_LABEL}={POOL}")
-    install_sandbox(sandbox, token, image_name("sandbox"))
-    sandbox.kubectl("run", "asker", "--image=localhost/tandem:1", "--command", "--", "sleep", "infinity")
-    sandbox.kubectl("wait", "pod/asker", "--for=condition=Ready", "--timeout=60s")
+    sandbox = replace(built, namespace=SANDBOX)
     right = [Source(language=language, code=code) for language, code in ADDING.items()]
     request = JudgeRequest(
         programs=(*right, Source(language="python", code="print(3)")),
@@ -98,6 +100,6 @@ def test_the_sandbox_judges_programs_by_the_compilers_of_its_image(built: Kubern
         checker=TokensChecker(),
         limits=QUICK,
     )
-    judged = JudgeResult.model_validate_json(Asker(sandbox, token).ask("/v1/judge", request))
+    judged = JudgeResult.model_validate_json(start_asker(sandbox).ask("/v1/judge", request))
     verdicts = [[case.verdict for case in program.cases] for program in judged.programs]
     assert verdicts == [*[[Verdict.OK, Verdict.OK]] * len(ADDING), [Verdict.OK, Verdict.WA]], judged

@@ -4,25 +4,29 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tandem_core.sandbox.deployment import QUEUE_METRIC, SANDBOX_CAPABILITIES, SANDBOX_METRICS_PORT, SANDBOX_PORT
 from tandem_core.sandbox.judging import Case, JudgeRequest, JudgeResult, TokensChecker
 from tandem_core.sandbox.messages import MEBIBYTE, LanguageList, Limits, RunRequest, RunResult, Source, Verdict
-from tandem_operator.generate.sandbox import NAME, POOL, POOL_LABEL
+from tandem_operator.generate.values import SANDBOX_POOL
 
-from tools.cluster.tandem import Kubernetes, install_sandbox
+from tools.chart import ROOT
+from tools.cluster.tandem import SANDBOX, Kubernetes, install_sandbox
+
+from .queue_metrics import serve_queue_metrics
 
 pytestmark = pytest.mark.long
-ADDRESS = f"http://{NAME}.{NAME}.svc:{SANDBOX_PORT}"
+ADDRESS = f"http://{SANDBOX}.{SANDBOX}.svc:{SANDBOX_PORT}"
 ASK = """
 import sys, urllib.request
 address, token, body = sys.argv[1:]
 headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
 request = urllib.request.Request(address, body.encode() or None, headers)
-print(urllib.request.urlopen(request, timeout=60).read().decode())
+print(urllib.request.urlopen(request, timeout=300).read().decode())
 """
 QUICK = Limits(cpu_seconds=1, memory_bytes=64 * MEBIBYTE, processes=32)
 
@@ -48,20 +52,25 @@ class Asker:
 @pytest.fixture(scope="module")
 def sandbox(installation: Kubernetes) -> Iterator[Kubernetes]:
     """The namespace of the installed sandbox; one of the nodes is its pool."""
-    own = replace(installation, namespace=NAME)
-    own.kubectl("label", "node", "node0", f"{POOL_LABEL}={POOL}")
-    install_sandbox(own, secrets.token_hex(16))
+    installation.kubectl("label", "node", "node0", "=".join(SANDBOX_POOL))
+    own = install_sandbox(installation.cluster, secrets.token_hex(16))
     yield own
-    own.kubectl("delete", "namespace", NAME, "--wait=false")
-    own.kubectl("label", "node", "node0", f"{POOL_LABEL}-")
+    own.kubectl("delete", "namespace", SANDBOX, "--wait=false")
+    own.kubectl("label", "node", "node0", f"{SANDBOX_POOL[0]}-")
+
+
+def start_asker(sandbox: Kubernetes) -> Asker:
+    """One with the token of the sandbox that is installed."""
+    sandbox.kubectl("run", "asker", "--image=localhost/tandem:1", "--command", "--", "sleep", "infinity")
+    sandbox.kubectl("wait", "pod/asker", "--for=condition=Ready", "--timeout=60s")
+    return Asker(
+        sandbox, sandbox.kubectl("get", "secret", SANDBOX, "--output=go-template={{.data.token | base64decode}}")
+    )
 
 
 @pytest.fixture(scope="module")
 def asker(sandbox: Kubernetes) -> Asker:
-    sandbox.kubectl("run", "asker", "--image=localhost/tandem:1", "--command", "--", "sleep", "infinity")
-    sandbox.kubectl("wait", "pod/asker", "--for=condition=Ready", "--timeout=60s")
-    encoded = sandbox.kubectl("get", "secret", NAME, "--output=go-template={{.data.token | base64decode}}")
-    return Asker(sandbox, encoded)
+    return start_asker(sandbox)
 
 
 def test_it_judges_programs_through_its_service(asker: Asker) -> None:
@@ -86,7 +95,7 @@ def test_it_judges_programs_through_its_service(asker: Asker) -> None:
 def test_its_pod_holds_all_limits_with_the_listed_capabilities(asker: Asker, sandbox: Kubernetes) -> None:
     holds = LanguageList.model_validate_json(asker.ask("/v1/languages")).limits
     assert set(holds.values()) == {"exact"}
-    (pod,) = sandbox.pods(f"app.kubernetes.io/name={NAME}")
+    (pod,) = sandbox.pods(f"app.kubernetes.io/name={SANDBOX}")
     assert pod["spec"]["nodeName"] == "node0"
     status = sandbox.kubectl("exec", pod["metadata"]["name"], "--", "cat", "/proc/self/status")
     allowed = int(re.findall(r"CapBnd:\s*(\w+)", status)[0], 16)
@@ -115,12 +124,12 @@ print([name for name in os.environ if "KUBERNETES" in name], os.listdir("/sys"),
 
 
 def test_the_queue_that_it_is_scaled_by_can_be_read_without_the_token(asker: Asker, sandbox: Kubernetes) -> None:
-    (pod,) = sandbox.pods(f"app.kubernetes.io/name={NAME}")
+    (pod,) = sandbox.pods(f"app.kubernetes.io/name={SANDBOX}")
     stranger = Asker(sandbox, "no token")
     address = f"http://{pod['status']['podIP']}:{SANDBOX_METRICS_PORT}"
     metrics = stranger.ask("/metrics", address=address)
     assert re.search(rf"^{QUEUE_METRIC} \d", metrics, re.MULTILINE)
-    autoscaler = sandbox.get("hpa", NAME)
+    autoscaler = sandbox.get("hpa", SANDBOX)
     assert autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == QUEUE_METRIC
 
 
@@ -131,13 +140,27 @@ def test_nothing_is_run_without_the_token(asker: Asker, sandbox: Kubernetes) -> 
 
 
 def test_a_container_that_is_killed_comes_back(asker: Asker, sandbox: Kubernetes) -> None:
-    (pod,) = sandbox.pods(f"app.kubernetes.io/name={NAME}")
+    (pod,) = sandbox.pods(f"app.kubernetes.io/name={SANDBOX}")
     sandbox.try_kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", "kill -TERM 1")
 
     def is_back() -> bool:
-        (again,) = sandbox.pods(f"app.kubernetes.io/name={NAME}")
+        (again,) = sandbox.pods(f"app.kubernetes.io/name={SANDBOX}")
         (status,) = again["status"]["containerStatuses"]
         return bool(status["ready"] and status["restartCount"])
 
     sandbox.wait(is_back, "the container is ready again", 60)
     assert asker.run("print('again')").stdout == "again\n"
+
+
+@pytest.mark.timeout(1200)
+def test_pods_come_while_programs_wait_and_go_when_none_does(asker: Asker, sandbox: Kubernetes, tmp_path: Path) -> None:
+    (rules,) = re.findall(r"```yaml\n(rules:\n.*?)```", (ROOT / "docs/sandbox.md").read_text(), re.DOTALL)
+    with serve_queue_metrics(sandbox, rules, tmp_path) as metrics:
+        sandbox.wait(lambda: sandbox.get("hpa", SANDBOX)["status"].get("currentMetrics"), "the queue's length is read")
+        sleeping = Source(language="python", code="import time; time.sleep(20)")
+        request = RunRequest(source=sleeping, limits=QUICK.model_copy(update={"wall_seconds": 30}))
+        with ThreadPoolExecutor(16) as clients:
+            asked = [clients.submit(asker.ask, "/v1/run", request) for _ in range(16)]
+            sandbox.wait(lambda: metrics.observe_pods() >= 2, "a second pod is ready", 180)
+            assert [RunResult.model_validate_json(each.result()).verdict for each in asked] == [Verdict.OK] * len(asked)
+        sandbox.wait(lambda: metrics.observe_pods() == 1, "one pod is left", 300)

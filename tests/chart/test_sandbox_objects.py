@@ -1,30 +1,33 @@
 """The sandbox's objects on Kubernetes: what they may do, who may ask them, what they are scaled by."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from types import SimpleNamespace
 
-import kubernetes_validate
 import pytest
 import yaml
 from tandem_core.job import load_job
 from tandem_core.sandbox.deployment import QUEUE_METRIC, SANDBOX_CAPABILITIES
 from tandem_operator.build import BuildSettings, Component, KubernetesObject, build_objects
-from tandem_operator.generate.sandbox import (
-    POOL,
-    POOL_LABEL,
-    build_autoscaler,
-    build_deployment,
-    build_network_policy,
-    build_service,
-    render_sandbox,
-)
+from tandem_operator.generate.values import SANDBOX_POOL
 from tandem_sandbox.__main__ import build_parser
 from tandem_sandbox.metrics import ServiceCollector
 
-ROOT = Path(__file__).parents[2]
-OBJECTS: list[KubernetesObject] = list(yaml.safe_load_all(render_sandbox()))
-POD: KubernetesObject = build_deployment()["spec"]["template"]
+from tools.chart import ROOT, SANDBOX, render_chart
+
+NAMESPACE = "tandem-sandbox"
+
+
+@cache
+def render(*settings: str) -> dict[str, KubernetesObject]:
+    """The sandbox's objects by kind."""
+    objects = [each for each in yaml.safe_load_all(render_chart([*SANDBOX, *settings])) if each]
+    return {each["kind"]: each for each in objects if NAMESPACE in each["metadata"].get("namespace", "")}
+
+
+def pod(*settings: str) -> KubernetesObject:
+    """The pod's template."""
+    return dict(render(*settings)["Deployment"]["spec"]["template"])
 
 
 def pods_of_a_job() -> Iterator[tuple[str, dict[str, str]]]:
@@ -36,20 +39,15 @@ def pods_of_a_job() -> Iterator[tuple[str, dict[str, str]]]:
             yield labels["app.kubernetes.io/component"], labels
 
 
-@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: item["kind"])
-def test_kubernetes_knows_every_field(item: KubernetesObject) -> None:
-    kubernetes_validate.validate(item, "1.36", strict=True)
-
-
 def test_a_pod_is_root_with_the_listed_capabilities_and_nothing_else() -> None:
-    (container,) = POD["spec"]["containers"]
+    (container,) = pod()["spec"]["containers"]
     security = container["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"], "add": list(SANDBOX_CAPABILITIES)}
     assert security["readOnlyRootFilesystem"]
     assert not {"privileged", "procMount"} & security.keys()
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & POD["spec"].keys()
-    assert not any("hostPath" in volume for volume in POD["spec"]["volumes"])
-    assert POD["spec"]["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod()["spec"].keys()
+    assert not any("hostPath" in volume for volume in pod()["spec"]["volumes"])
+    assert pod()["spec"]["automountServiceAccountToken"] is False
 
 
 def test_the_docs_name_every_capability() -> None:
@@ -58,7 +56,7 @@ def test_the_docs_name_every_capability() -> None:
 
 
 def test_the_service_understands_what_its_pod_says() -> None:
-    (container,) = POD["spec"]["containers"]
+    (container,) = pod()["spec"]["containers"]
     given = build_parser().parse_args(container["args"])
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
         "http": given.port,
@@ -66,25 +64,34 @@ def test_the_service_understands_what_its_pod_says() -> None:
     }
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {str(given.token_file.parent), str(given.home)} <= mounts
-    assert build_service()["spec"]["ports"][0]["port"] == given.port
+    assert render()["Service"]["spec"]["ports"][0]["port"] == given.port
 
 
 def test_only_masters_may_ask_and_programs_reach_nothing() -> None:
-    spec = build_network_policy()["spec"]
+    spec = render()["NetworkPolicy"]["spec"]
     asking = spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     labels = dict(pods_of_a_job())
     assert {name for name, each in labels.items() if asking.items() <= each.items()} == {Component.MASTER}
     assert Component.HYBRID in labels
-    assert spec["podSelector"]["matchLabels"] == POD["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"] == pod()["metadata"]["labels"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["egress"] == []
 
 
 def test_it_has_nodes_of_its_own_and_a_runtime_class_if_wished() -> None:
-    assert POD["spec"]["nodeSelector"] == {POOL_LABEL: POOL}
-    assert POD["spec"]["tolerations"][0]["key"] == POOL_LABEL
-    assert "runtimeClassName" not in POD["spec"]
-    assert build_deployment("kata")["spec"]["template"]["spec"]["runtimeClassName"] == "kata"
+    key, value = SANDBOX_POOL
+    assert pod()["spec"]["nodeSelector"] == {key: value}
+    assert pod()["spec"]["tolerations"][0]["key"] == key
+    assert "runtimeClassName" not in pod()["spec"]
+    assert pod("sandbox.runtimeClassName=kata")["spec"]["runtimeClassName"] == "kata"
+
+
+def test_its_token_is_made_unless_it_is_given() -> None:
+    assert "Secret" not in render()
+    made = render("sandbox.tokenSecret=")["Secret"]
+    volume = next(each for each in pod("sandbox.tokenSecret=")["spec"]["volumes"] if each["name"] == "token")
+    assert volume["secret"]["secretName"] == made["metadata"]["name"]
+    assert len(made["data"]["token"]) > 40
 
 
 class Pool:
@@ -94,7 +101,7 @@ class Pool:
 
 
 def test_it_is_scaled_by_the_queue_that_it_exports() -> None:
-    autoscaler = build_autoscaler()["spec"]
+    autoscaler, deployment = render()["HorizontalPodAutoscaler"]["spec"], render()["Deployment"]
     (metric,) = autoscaler["metrics"]
     assert metric["type"] == "Pods"
     name = metric["pods"]["metric"]["name"]
@@ -103,8 +110,16 @@ def test_it_is_scaled_by_the_queue_that_it_exports() -> None:
     assert exported[name] == Pool.waiting
     assert name == QUEUE_METRIC
     assert autoscaler["scaleTargetRef"] == {
-        "apiVersion": "apps/v1", "kind": "Deployment", "name": build_deployment()["metadata"]["name"],
+        "apiVersion": "apps/v1", "kind": "Deployment", "name": deployment["metadata"]["name"],
     }  # fmt: skip
-    assert "replicas" not in build_deployment()["spec"], "each `kubectl apply` would undo the autoscaler's"
+    assert "replicas" not in deployment["spec"], "each `kubectl apply` would undo the autoscaler's"
     assert float(metric["pods"]["target"]["averageValue"]) > 0
     assert autoscaler["minReplicas"] < autoscaler["maxReplicas"]
+
+
+def test_a_number_of_pods_that_does_not_change_needs_no_autoscaler() -> None:
+    fixed = render("sandbox.replicas=3", "sandbox.maxReplicas=3")
+    assert "HorizontalPodAutoscaler" not in fixed
+    assert fixed["Deployment"]["spec"]["replicas"] == 3
+    with pytest.raises(ValueError, match=r"sandbox\.maxReplicas is 2, less than sandbox\.replicas, 3"):
+        render_chart(["sandbox.replicas=3", "sandbox.maxReplicas=2"])
