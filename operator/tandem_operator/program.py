@@ -35,6 +35,8 @@ log = structlog.get_logger()
 ETCD_PATIENCE_SECONDS = 3.0
 """How long a reconcile waits for an etcd that is away; it is tried again anyway."""
 COUNT_SECONDS = 5.0
+SECURE_SECONDS = 10.0
+"""Between two looks at etcd's authentication."""
 
 
 async def run_operator(settings: OperatorSettings) -> None:
@@ -104,15 +106,17 @@ async def _watch(
 
 
 async def _secure_etcd(access: EtcdAccess) -> None:
-    """Jobs need not wait for it: their users are made before as well, and hold from when it is on."""
+    """Jobs need not wait for it: their users are made before as well, and hold from when it is on.
+
+    It is looked at again and again: an etcd that has lost all its volumes begins anew, and open to everybody.
+    """
     while True:
         try:
             if await enable_authentication(access):
                 log.info("authentication of etcd is on")
-            return
         except EtcdUnreachable as error:
-            log.warning("authentication of etcd is not on yet: it is tried again", error=str(error))
-            await asyncio.sleep(COUNT_SECONDS)
+            log.warning("it is not known whether etcd's authentication is on: it is tried again", error=str(error))
+        await asyncio.sleep(SECURE_SECONDS)
 
 
 async def _wait_for_crd(api: KubernetesApi, settings: OperatorSettings) -> None:

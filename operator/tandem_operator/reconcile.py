@@ -22,7 +22,7 @@ from tandem_operator.plan.failures import Trouble
 from tandem_operator.plan.job import Plan, plan_job
 from tandem_operator.plan.objects import Builder
 from tandem_operator.plan.pace import plan_pace
-from tandem_operator.plan.stage import lacks_last_words
+from tandem_operator.plan.stage import Stage, lacks_last_words
 from tandem_operator.plan.status import plan_status
 from tandem_operator.plan.troubles import find_troubles
 from tandem_operator.plan.turns import Turn, find_turns
@@ -117,6 +117,8 @@ class Reconciler:
         if observed.records is None:
             return bool(observed.jobs)
         try:
+            if plan.stage is Stage.RESUMING:
+                memory.access_given = False  # etcd may have begun anew
             if plan.clear_records:
                 log.info("clear the job's records for a new start", job=observed.key.name)
                 await self._store.delete_prefix(keys.prefix)

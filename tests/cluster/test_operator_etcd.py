@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tandem_core.coordination.access import FILES, EtcdAccess
 from tandem_core.coordination.keys import JobKeys
 from tandem_core.coordination.records import Control
-from tandem_core.coordination.store import EtcdRefused, Store
+from tandem_core.coordination.store import EtcdRefused, EtcdUnreachable, Store
 from tandem_operator.resources import SECRET
 
 from tests.integration.secure_etcd import SecureEtcd
@@ -40,6 +41,7 @@ def job(
         (shown / name).write_text(getattr(secure_etcd.access(), field))
     program = OperatorProgram(operator_program.kubeconfig, secure_etcd.endpoint)
     flags = [f"--namespaces={namespace}", f"--lease-name={namespace}", f"--etcd-dir={shown}"]
+    flags.append("--etcd-enable-authentication")
     with program.run(tmp_path / "operator.log", *flags), Api(crd, namespace) as api:
         yield WatchedJob(api, namespace, "guarded", secure_etcd.endpoint).create(SMALL)
 
@@ -84,3 +86,22 @@ def test_a_job_that_is_deleted_while_etcd_is_away_goes_when_it_is_back_and_leave
         asyncio.run(read_control(access, uid))
     root = secure_etcd.access()
     assert asyncio.run(read_control(root, uid)) is None
+
+
+def test_an_etcd_that_has_lost_everything_is_closed_again_and_knows_the_jobs_again(
+    job: WatchedJob, secure_etcd: SecureEtcd
+) -> None:
+    job.wait_for_pods()
+    access, uid = access_of_pods(job, secure_etcd), (job.get() or {})["metadata"]["uid"]
+    secure_etcd.kill()
+    secure_etcd.lose_data()
+    secure_etcd.start()
+
+    def reaches_its_keys() -> bool:
+        with contextlib.suppress(EtcdRefused, EtcdUnreachable):
+            return asyncio.run(read_control(access, uid)) is not None
+        return False
+
+    wait_until(reaches_its_keys, "the job's user reaches the job's keys", 60)
+    with pytest.raises(EtcdRefused):
+        asyncio.run(read_control(secure_etcd.access(username="", password=""), uid))

@@ -38,6 +38,7 @@ class EtcdServer:
     def __init__(self, directory: Path) -> None:
         own_port, peer_port = find_free_ports(2)
         self.endpoint = f"127.0.0.1:{own_port}"
+        self._directory = directory
         peer = f"http://127.0.0.1:{peer_port}"
         url = f"http://{self.endpoint}"
         self._command = [
@@ -59,6 +60,10 @@ class EtcdServer:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
             self.process = None
+
+    def lose_data(self) -> None:
+        """While it is not running."""
+        shutil.rmtree(self._directory)
 
 
 @pytest.fixture(scope="session")

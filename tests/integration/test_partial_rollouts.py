@@ -41,6 +41,8 @@ class Bench:
         self._pool = pool
         self._url = url
         self._settled = asyncio.Event()
+        self.running = asyncio.create_task(pool.run())
+        self.running.add_done_callback(lambda _: self._settled.set())
         self.answers: list[Answer] = []
 
     def ask(self, budget: int = LENGTH, **repetition: int) -> None:
@@ -52,10 +54,16 @@ class Bench:
         self._pool.submit(build_works(self.answers))
 
     async def settle(self) -> None:
-        async with asyncio.timeout(120):
-            while not all(answer.settled for answer in self.answers):
-                self._settled.clear()
-                await self._settled.wait()
+        try:
+            async with asyncio.timeout(120):
+                while not all(answer.settled for answer in self.answers):
+                    self._settled.clear()
+                    await self._settled.wait()
+                    if self.running.done():
+                        self.running.result()
+        except TimeoutError:
+            found = f"{self._pool.count_serving()} engines serve, on their way are {self._pool.count_answers()}"
+            raise TimeoutError(f"not all answers settled: {found}") from None
 
     def go_on(self, iteration: int, budget: int) -> None:
         unfinished = [answer for answer in self.answers if not answer.finished]
@@ -108,12 +116,12 @@ async def start_bench(store: Store, keys: JobKeys, url: str) -> AsyncIterator[Be
         await stack.enter_async_context(Membership(store, keys, member))
         pool = AnswerPool(client, members)
         pool.use_engines(ALL_ENGINES)
-        running = asyncio.create_task(pool.run())
+        bench = Bench(pool, url)
         try:
-            yield Bench(pool, url)
+            yield bench
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            bench.running.cancel()
+            await asyncio.wait([bench.running])
 
 
 def assert_same(cut: list[Answer], whole: list[Trajectory]) -> None:

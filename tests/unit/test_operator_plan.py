@@ -74,7 +74,8 @@ NEW = Observed(
     status=RLJobStatus(),
     records=Records(),
 )
-RUNNING = replace(NEW, children=BOTH, pods=PODS, records=Records(phase=phase(Phase.ROLLOUT)))
+ASKED = Control(iterations=2, deadlines=JOB_SPEC.spec.deadlines)
+RUNNING = replace(NEW, children=BOTH, pods=PODS, records=Records(phase=phase(Phase.ROLLOUT), control=ASKED))
 SUSPENDED_SPEC = JOB_SPEC.model_copy(update={"spec": JOB_SPEC.spec.model_copy(update={"suspend": True})})
 TO_SUSPEND = replace(RUNNING, job=SUSPENDED_SPEC)
 STOPPED = Records(phase=phase(Phase.DONE, stopped=True), control=Control(stop=True))
@@ -90,6 +91,7 @@ def plan(observed: Observed) -> Plan:
     [
         (NEW, Stage.RUNNING),
         (RUNNING, Stage.RUNNING),
+        (replace(RUNNING, records=Records()), Stage.RESUMING),  # etcd has forgotten it
         (replace(RUNNING, records=None, etcd_problem="away"), Stage.RUNNING),
         (replace(NEW, job=None, problem="bad"), Stage.INVALID),
         (TO_SUSPEND, Stage.SUSPENDING),
@@ -121,7 +123,7 @@ def test_a_new_job_is_protected_and_gets_all_objects() -> None:
     assert made.protect
     assert made.give_access
     assert {object_key(item) for item in made.apply} >= BOTH.keys()
-    assert made.control == Control(iterations=2, deadlines=JOB_SPEC.spec.deadlines)
+    assert made.control == ASKED
 
 
 @pytest.mark.parametrize(
@@ -136,13 +138,20 @@ def test_a_new_job_is_protected_and_gets_all_objects() -> None:
 def test_the_master_waits_for_kueue_as_the_hybrid_pods_do(children: dict[ObjectKey, Child], makes_master: bool) -> None:
     scheduling = JOB_SPEC.spec.scheduling.model_copy(update={"gang": "kueue", "queue": "q"})
     job = JOB_SPEC.model_copy(update={"spec": JOB_SPEC.spec.model_copy(update={"scheduling": scheduling})})
-    made = plan(replace(NEW, job=job, children=children))
+    made = plan(replace(NEW, job=job, children=children, records=Records(control=ASKED)))
     assert (child("master").key in {object_key(item) for item in made.apply}) is makes_master
 
 
 def test_a_control_record_that_is_right_is_not_written() -> None:
-    control = Control(iterations=2, deadlines=JOB_SPEC.spec.deadlines)
-    assert plan(replace(RUNNING, records=Records(phase=phase(Phase.ROLLOUT), control=control))).control is None
+    assert plan(RUNNING).control is None
+
+
+def test_pods_of_a_job_that_etcd_has_forgotten_go_before_it_begins_anew() -> None:
+    made = plan(replace(RUNNING, records=Records()))
+    assert {item.key for item in made.delete} == BOTH.keys()
+    assert made.control is None
+    anew = plan(replace(RUNNING, children={}, records=Records()))
+    assert (anew.stage, anew.give_access, anew.control) == (Stage.RUNNING, True, ASKED)
 
 
 def test_a_job_that_is_to_be_suspended_is_asked_to_stop_and_keeps_its_pods() -> None:

@@ -123,6 +123,11 @@ class Reason(StrEnum):
         "The operator cannot read the job's state in etcd, so that the status is old; the job itself may be well.",
         "Look at the etcd of this installation.",
     )
+    ETCD_STATE_LOST = (
+        "EtcdStateLost",
+        "etcd has lost what it knew of the job: its pods are started anew, from the newest checkpoint.",
+        "If nobody deleted the job's keys: look at the volumes of etcd's members.",
+    )
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
         "A pod failed more often than spec.backoffLimit allows.",

@@ -74,6 +74,11 @@ class Observed:
         return tuple(pod for pod in self.pods if pod.component == component)
 
     @property
+    def forgotten(self) -> bool:
+        """Whether etcd has lost what it knew of the job: the record that is there before any of the job's pods."""
+        return self.records is not None and self.records.control is None and bool(self.jobs)
+
+    @property
     def working_pods(self) -> tuple[Pod, ...]:
         """Hybrid and master pods that have not ended: they have something to save."""
         return tuple(pod for pod in self.pods if not pod.ended and not pod.inference)

@@ -23,7 +23,7 @@ class Stage(StrEnum):
     """Asked to save a checkpoint and end; its pods are left alone."""
     SUSPENDED = "suspended"
     RESUMING = "resuming"
-    """What a stopped job left behind is cleared away."""
+    """What a stopped job left behind is cleared away, or the pods of one that etcd has forgotten."""
     FINISHED = "finished"
     STOPPING = "stopping"
     """To be deleted, and asked to save a checkpoint and end."""
@@ -54,6 +54,8 @@ def plan_stage(observed: Observed, grace_seconds: float, now: datetime) -> Stage
         since = observed.status.stop_requested_time
         waited = timedelta(0) if since is None else now - since
         return Stage.SUSPENDING if _may_stop(observed, waited, grace_seconds) else Stage.SUSPENDED
+    if observed.forgotten:
+        return Stage.RESUMING  # its pods rely on what is gone
     if records is not None and (records.stopped or (records.stop_asked and not observed.jobs)):
         return Stage.RESUMING
     if records is None and observed.status.phase == "Suspended":

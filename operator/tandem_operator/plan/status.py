@@ -89,6 +89,8 @@ def _phase(observed: Observed, plan: Plan) -> WaitingPhase | Phase:
     records = observed.records
     if records is None:
         return observed.status.phase or WaitingPhase.PENDING
+    if observed.forgotten:
+        return WaitingPhase.PENDING
     if plan.stage is Stage.RESUMING or records.phase is None:
         # Suspended until its records are cleared: without etcd it would not be known later that they have to be.
         return WaitingPhase.SUSPENDED if plan.stage is Stage.RESUMING else WaitingPhase.PENDING

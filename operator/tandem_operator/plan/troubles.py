@@ -21,6 +21,8 @@ def find_troubles(observed: Observed, refused: Mapping[ObjectKey, Trouble], now:
         found += [trouble for trouble in pod.troubles if trouble.ended_at is None or now - trouble.ended_at < RECENT]
     if observed.records is None and observed.etcd_problem:
         found.append(Trouble(Reason.ETCD_UNREACHABLE, observed.etcd_problem, blocks=not observed.jobs))
+    if observed.forgotten:
+        found.append(Trouble(Reason.ETCD_STATE_LOST, Reason.ETCD_STATE_LOST.meaning, blocks=False))
     summary = observed.records.summary if observed.records is not None else None
     if summary is not None and summary.message and not summary.phase.final:
         found.append(Trouble(Reason.MEMBER_PROBLEM, summary.message, blocks=False))

@@ -1,6 +1,10 @@
 """The chart on a cluster: installed, upgraded, rolled back, uninstalled and installed again, while a job trains."""
 
+import json
+import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +13,10 @@ import yaml
 from tandem_core.job import load_job
 
 from bench.chaos.end_checks import check_samples
-from tools.chart import CHART, NAMESPACE, RELEASE, run_helm
+from tests.integration.conftest import etcd_binary
+from tools.chart import CHART, NAMESPACE, RELEASE, ROOT, run_helm
 from tools.cluster.cluster import Cluster
-from tools.cluster.programs import HELM, find_programs
+from tools.cluster.programs import CONTROL_PLANE, HELM, find_programs
 from tools.cluster.tandem import AppliedJob, Kubernetes, apply_job
 
 from .conftest import GPUS
@@ -113,3 +118,31 @@ def test_a_job_trains_on_through_upgrade_rollback_and_uninstallation(
     assert list(check_samples(job.replay_buffer, load_job(small_job, [f"spec.iterations={last}"]))) == []
 
     assert "complete" in helm(bare, "test", RELEASE, "--logs", "--timeout=600s")
+
+
+def test_a_job_goes_on_when_etcd_has_lost_everything(bare: Kubernetes, small_job: Path, tmp_path: Path) -> None:
+    helm(bare, "install", RELEASE, str(CHART), f"--values={VALUES}", "--wait", "--timeout=180s")
+    job = apply_job(bare, small_job, "lasting", iterations=25, elastic=None)
+    job.wait_for_iteration(3, 240)
+    back_up(bare, tmp_path)
+    system, members = Kubernetes(bare.cluster), "app.kubernetes.io/name=tandem-etcd"
+    system.kubectl("scale", "statefulset/tandem-etcd", "--replicas=0")
+    bare.wait(lambda: not system.pods(members), "no member is left", 60)
+    system.kubectl("delete", "pvc", f"--selector={members}")
+    system.kubectl("scale", "statefulset/tandem-etcd", "--replicas=3")
+    job.wait_for_condition("Complete", 400)
+    assert list(check_samples(job.replay_buffer, load_job(small_job, ["spec.iterations=25"]))) == []
+
+
+def back_up(kubernetes: Kubernetes, directory: Path) -> None:
+    """Do what docs/operations.md says, and look at what came of it."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (script,) = re.findall(r"```bash\n(.*?)```", page[page.index("## Backup and restore of etcd") :], re.DOTALL)
+    path = f"{find_programs(CONTROL_PLANE)}:{Path(etcd_binary()).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "KUBECONFIG": str(kubernetes.cluster.kubeconfig)}
+    command = ["bash", "-euc", script]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["etcdutl", "snapshot", "status", "backup.db", "--write-out=json"]
+    status = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(status.stdout)["totalKey"] > 0
