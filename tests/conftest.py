@@ -21,6 +21,9 @@ _SHARING = ("cluster", "e2e/node", "sandbox")
 _ENGINES = ("e2e", "integration")
 """Folders whose tests keep all processors busy: engines and trainers."""
 
+_LONGEST = ("integration/test_rendezvous.py", "integration/test_layouts.py", "e2e/test_chaos.py")
+"""Files of minutes: one that is begun last leaves the other workers idle."""
+
 
 class ByServer(LoadScopeScheduling):
     """Keeps the tests of a file together, which share engines, and those of a folder that shares more.
@@ -35,7 +38,9 @@ class ByServer(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         first = node.gateway.id == "gw0"
-        fitting = (scope for scope in self.workqueue if _keeps_busy(scope) is first)
+        fitting = (
+            scope for scope in (*_LONGEST, *self.workqueue) if scope in self.workqueue and _keeps_busy(scope) is first
+        )
         self.workqueue.move_to_end(next(fitting, next(iter(self.workqueue))), last=False)
         super()._assign_work_unit(node)
 
