@@ -21,7 +21,12 @@ _SHARING = ("cluster", "e2e/node", "sandbox")
 _ENGINES = ("e2e", "integration")
 """Folders whose tests keep all processors busy: engines and trainers."""
 
-_LONGEST = ("integration/test_rendezvous.py", "integration/test_layouts.py", "e2e/test_chaos.py")
+_LONGEST = (
+    "integration/test_rendezvous.py",
+    "integration/test_layouts.py",
+    "integration/test_vllm_weight_load.py",
+    "e2e/test_chaos.py",
+)
 """Files of minutes: one that is begun last leaves the other workers idle."""
 
 
