@@ -58,6 +58,17 @@ def namespace(kubectl: list[str]) -> Iterator[str]:
     subprocess.run([*kubectl, "create", "namespace", name], check=True, capture_output=True)
     yield name
     subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+    _let_go([*kubectl, f"--namespace={name}"])
+
+
+def _let_go(kubectl: list[str]) -> None:
+    """Of what no operator and no node would: it would keep the namespace for ever, and Kubernetes busy with it."""
+    found = subprocess.run([*kubectl, "get", "rljobs", "--output=name"], capture_output=True, text=True, check=False)
+    if jobs := found.stdout.split():
+        subprocess.run([*kubectl, "delete", "--wait=false", *jobs], capture_output=True, check=False)
+        patch = ["patch", *jobs, "--type=merge", '--patch={"metadata": {"finalizers": null}}']
+        subprocess.run([*kubectl, *patch], capture_output=True, check=False)
+    subprocess.run([*kubectl, "delete", "pods", "--all", "--force"], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")
