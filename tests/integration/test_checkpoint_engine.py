@@ -160,50 +160,37 @@ async def test_an_inference_pod_takes_each_version_from_two_pods(
     assert measure_difference(model, PROMPT, await generate(inference.engine_url, PROMPT, 16)) < 1e-4
 
 
-async def test_a_switch_takes_no_time(inference: SidecarPod, store: Store) -> None:
-    trainer = Trainer(store, inference)
-    seconds = []
-    for version in range(2, 7):
-        _, weights = trainer.make_weights(10 + version)
-        started = time.monotonic()
-        await trainer.publish(version, weights)
-        await trainer.serving(version)
-        seconds.append(time.monotonic() - started)
-    print("publish to serving:", [round(value, 3) for value in seconds])
-    assert min(seconds) < 0.5
-
-
 async def test_more_prompt_tokens_than_fit_into_a_step_do_not_kill_the_engine(
     inference: SidecarPod, store: Store
 ) -> None:
     """Carried-over answers are long prompts, which come all at once; vLLM's step on CPUs takes 2048 tokens."""
     trainer = Trainer(store, inference)
-    before = (await trainer.serving(6)).engine
+    before = (await trainer.serving(1)).engine
     long = [2 + place % 8 for place in range(300)]
     answers = await asyncio.gather(*(generate(inference.engine_url, [*long, place], 2) for place in range(2, 14)))
     assert [len(answer["token_ids"]) for answer in answers] == [2] * 12
-    assert (await trainer.serving(6)).engine.restarts == before.restarts
+    assert (await trainer.serving(1)).engine.restarts == before.restarts
 
 
 async def test_a_damaged_byte_keeps_the_version_before(inference: SidecarPod, store: Store) -> None:
     trainer = Trainer(store, inference)
-    model, _ = trainer.make_weights(16)
+    model, _ = trainer.make_weights(11)
     _, weights = trainer.make_weights(17)
-    await trainer.publish(7, weights, damage="model.layers.1.mlp.up_proj.weight")
+    await trainer.publish(2, weights, damage="model.layers.1.mlp.up_proj.weight")
     async with httpx.AsyncClient(base_url=inference.url, headers=HEADERS, timeout=30) as client:
-        answer = await client.post("/v1/weights/7/load")
+        answer = await client.post("/v1/weights/2/load")
         assert answer.status_code == 409
         assert "model.layers.1.mlp.up_proj.weight" in answer.json()["detail"]
         status = (await client.get("/v1/status")).json()
         metrics = (await client.get("/metrics")).text.splitlines()
-    assert (status["engine"]["state"], status["engine"]["version"]) == ("serving", 6)
-    assert {'tandem_engine_state{state="serving"} 1.0', "tandem_engine_version 6.0"} <= set(metrics)
+    assert (status["engine"]["state"], status["engine"]["version"]) == ("serving", 1)
+    assert {'tandem_engine_state{state="serving"} 1.0', "tandem_engine_version 1.0"} <= set(metrics)
     assert "tandem_engine_version_lag 1.0" in metrics
     assert any(line.startswith("tandem_weight_received_bytes_total") and not line.endswith(" 0.0") for line in metrics)
     assert measure_difference(model, PROMPT, await generate(inference.engine_url, PROMPT, 8)) < 1e-4
     model, weights = trainer.make_weights(18)
-    await trainer.publish(8, weights)
-    await trainer.serving(8)
+    await trainer.publish(3, weights)
+    await trainer.serving(3)
     assert measure_difference(model, PROMPT, await generate(inference.engine_url, PROMPT, 8)) < 1e-4
 
 
@@ -219,7 +206,7 @@ async def test_a_pod_that_is_about_to_go_hands_back_what_it_works_on_and_may_sta
     assert cut["token_ids"]
     await trainer.member(lambda member: member.engine.state is not EngineState.SERVING)
     await store.put(trainer.keys.control, Control())
-    await trainer.serving(8)
+    await trainer.serving(3)
 
 
 async def test_weight_files_are_served_by_range_and_nothing_else_is(inference: SidecarPod) -> None:

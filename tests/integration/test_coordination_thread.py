@@ -61,18 +61,25 @@ def wait_until(coordination: Coordination, condition: Callable[[Observed], bool]
     return seen
 
 
-def test_a_phase_is_noticed_within_milliseconds(coordination: Coordination, others: Others, keys: JobKeys) -> None:
-    delays = []
+def test_a_phase_is_noticed_when_it_is_written(coordination: Coordination, others: Others, keys: JobKeys) -> None:
+    delays, writes = [], []
     for iteration in range(30):
         record = phase(Phase.TRAINING, iteration)
-        written = threading.Thread(target=others.put, args=(keys.phase, record))
+
+        def write(record: PhaseRecord = record) -> None:
+            started = time.perf_counter()
+            others.put(keys.phase, record)
+            writes.append(1e3 * (time.perf_counter() - started))
+
+        written = threading.Thread(target=write)
         started = time.perf_counter()
         written.start()
         wait_until(coordination, lambda seen, record=record: seen.phase == record)
         delays.append(1e3 * (time.perf_counter() - started))
         written.join()
-    print(f"put to noticed: median {statistics.median(delays):.2f} ms, worst {max(delays):.2f} ms")
-    assert statistics.median(delays) < 50
+    noticed, put = statistics.median(delays), statistics.median(writes)
+    print(f"noticed after {noticed:.2f} ms, worst {max(delays):.2f} ms; written after {put:.2f} ms")
+    assert noticed < 4 * put
 
 
 def test_only_the_own_engine_in_this_iteration(coordination: Coordination, others: Others, keys: JobKeys) -> None:

@@ -188,8 +188,8 @@ async def test_asking_costs_little_more_than_the_engine_itself(engine: str) -> N
             bare.append(time.perf_counter() - started)
     seconds, cpu_seconds = median(each for each, _ in mine), median(each for _, each in mine)
     print(f"32 requests {seconds:.3f} s, {cpu_seconds:.3f} s of it the client; one request {median(bare):.3f} s")
-    assert cpu_seconds < 0.04
-    assert seconds < 3 * median(bare) + 0.1
+    assert cpu_seconds < median(bare) / 4
+    assert seconds < 4 * median(bare)
 
 
 async def test_iterations_with_partial_rollouts(engine: str, store: Store, keys: JobKeys, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from sqlalchemy import Engine, event
 from tandem_core.coordination.records import Activity
 from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import EvaluationSample
@@ -355,24 +357,27 @@ async def test_the_history_reads_while_the_master_writes(tmp_path: Path, uid: st
             assert history.info()["job_uid"] == uid
 
 
-async def test_an_iteration_of_256_answers_costs_milliseconds(tmp_path: Path, uid: str) -> None:
-    seconds = []
+async def test_an_iteration_of_256_answers_costs_few_statements(tmp_path: Path, uid: str) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
     async with ReplayBuffer(sqlite_url(tmp_path / "replay.db"), uid) as buffer:
-        for iteration in range(1, 8):
-            started = time.perf_counter()
-            groups = await buffer.create_groups(iteration, range(32), 8)
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            groups = await buffer.create_groups(1, range(32), 8)
             samples = [scored(each) for group in groups for each in group.trajectories]
-            generated = time.perf_counter()
             await buffer.save(samples)
             ready = [
-                ScoredGroup(group.id, group.prompt_id, iteration, tuple(samples[8 * place : 8 * place + 8]))
+                ScoredGroup(group.id, group.prompt_id, 1, tuple(samples[8 * place : 8 * place + 8]))
                 for place, group in enumerate(groups)
             ]
-            await buffer.record_batch(iteration, bytes(200_000), ready)
-            await buffer.mark_trained(iteration)
-            seconds.append(time.perf_counter() - started)
-            assert generated - started < 1
-    assert min(seconds) < 0.05  # 15 ms on a quiet machine
+            await buffer.record_batch(1, bytes(200_000), ready)
+            await buffer.mark_trained(1)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+    assert 4 <= len(statements) < 32, statements
 
 
 def _shape(group: Group) -> tuple[int, int, int, list[tuple[int, int]]]:
