@@ -10,13 +10,16 @@ import httpx
 import psutil
 from tandem_core.environment import CHECKPOINT_ENGINE_PORT, ENGINE_PORT, MASTER_PORT, TRAINER_METRICS_PORT
 
-METHODS = ("GET", "POST", "PUT", "DELETE")
-HEADERS: tuple[dict[str, str], ...] = (
-    {},
-    {"Authorization": "Bearer another"},
-    {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-     "Sec-WebSocket-Version": "13"},
+ASKED: tuple[tuple[str, dict[str, str]], ...] = (
+    ("GET", {}),
+    ("GET", {"Authorization": "Bearer another"}),
+    ("GET", {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+             "Sec-WebSocket-Version": "13"}),
+    ("POST", {}),
+    ("PUT", {}),
+    ("DELETE", {}),
 )  # fmt: skip
+"""Methods and headers."""
 SILENCE_SECONDS = 1.0
 """What has not answered after this time has nothing to say to a stranger."""
 PARTS = {
@@ -95,7 +98,7 @@ def find_answers(port: Port, scheme: str, paths: Iterable[str]) -> set[tuple[str
     answers = set()
     url = f"{scheme}://{port.address}:{port.number}"
     with httpx.Client(base_url=url, verify=False, timeout=30, trust_env=False) as client:  # noqa: S501 - a stranger
-        for method, path, headers in product(METHODS, paths, HEADERS):
+        for (method, headers), path in product(ASKED, paths):
             status = client.request(method, path, headers=headers).status_code
             if status not in (307, 401, 403, 404, 405, 501):
                 answers.add((method, path, status))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -51,11 +52,12 @@ class Runs:
         assert code == 0, (self._home / f"{name}.log").read_text()[-3000:]
 
     def interrupt(self, name: str, phase: Phase, iteration: int, *arguments: str) -> None:
-        """Run until that phase has just begun, then Ctrl-C."""
+        """Run until that phase has just begun, then Ctrl-C, which must leave nothing."""
         process = self.start(name, *arguments)
         asyncio.run(self.wait_for_phase(name, phase, iteration))
         process.send_signal(signal.SIGINT)
         assert process.wait(180) == 130
+        assert find_leftovers(self._home, name) == []
 
     def scale(self, name: str, pods: int) -> None:
         assert self._tandem(name, "scale", name, str(pods)).wait(60) == 0
@@ -112,3 +114,19 @@ class Runs:
             process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
         self._processes.append(process)
         return process
+
+
+def find_leftovers(home: Path, name: str) -> list[str]:
+    """Processes, shared memory and temporary files of the run."""
+    run = home / "runs" / name
+    number = json.loads((run / "state.json").read_text())["run_id"]
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if process.environ().get("TANDEM_RUN_ID") == number or any(str(run) in word for word in words):
+                found.append(f"{process.pid}: {words}")
+        except psutil.Error:
+            continue
+    places = [Path(place) / f"tandem-{number}" for place in ("/dev/shm", tempfile.gettempdir())]
+    return found + [str(place) for place in places if place.exists()]

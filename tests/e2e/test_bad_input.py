@@ -19,6 +19,8 @@ class Mistake:
     name: str
     settings: tuple[str, ...]
     expected: tuple[str, ...]
+    alike: str = ""
+    """Another one, which comes to light in the same way."""
 
 
 REWARD = "spec.rewards.scorers=[{type: function, function: 'bad_rewards:%s'}]"
@@ -28,6 +30,7 @@ MISTAKES = [
         "absent-dataset",
         ("spec.data={dataset: {path: /absent/train.jsonl}}", "spec.rewards.scorers=[{type: exact}]"),
         ("/absent/train.jsonl",),
+        alike="empty-dataset",
     ),
     Mistake(
         "empty-dataset",
@@ -37,7 +40,12 @@ MISTAKES = [
     Mistake("long-prompt", ("spec.model.scratch.maxLength=8",), ("prompt", "8")),
     Mistake("unknown-task", ("spec.data.reasoningGym={task: basic_arithmetik}",), ("did you mean", "basic_arithmetic")),
     Mistake("raising-reward", (REWARD % "raises",), ("bad_rewards:raises", "no such planet")),
-    Mistake("hanging-reward", (REWARD % "hangs", "spec.rewards.timeoutSeconds=2"), ("bad_rewards:hangs", "2 s")),
+    Mistake(
+        "hanging-reward",
+        (REWARD % "hangs", "spec.rewards.timeoutSeconds=2"),
+        ("bad_rewards:hangs", "2 s"),
+        "raising-reward",
+    ),
     Mistake("no-memory", ("spec.model.scratch.hiddenSize=65536", "spec.model.scratch.layers=64"), ("memory", "GiB")),
 ]
 
@@ -54,7 +62,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(mistake, id=mistake.name, marks=pytest.mark.long if mistake.alike else ()) for mistake in MISTAKES],
+)
 def test_a_mistake_is_named_and_nothing_is_left(mistake: Mistake, inputs: Path, tmp_path: Path) -> None:
     settings = [setting.replace("%s", str(inputs)) for setting in (*mistake.settings, "spec.warmup.steps=1")]
     arguments = [part for setting in settings for part in ("--set", setting)]

@@ -2,12 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,8 @@ from tandem_rollout.storage.history import EvaluationRecord
 from tandem_rollout.storage.history_file import open_history
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from .running_jobs import find_leftovers
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "addition.yaml"
 ITERATIONS = 6
 
@@ -25,24 +24,6 @@ def command(name: str, *arguments: str) -> list[str]:
     settings = (f"spec.iterations={ITERATIONS}", "spec.warmup.steps=40", "spec.evaluation.prompts=64")
     cut = [part for setting in settings for part in ("--set", setting)]
     return [sys.executable, "-m", "tandem_local", "run", str(EXAMPLE), "--name", name, *cut, *arguments]
-
-
-def leftovers(home: Path) -> list[str]:
-    """Processes, shared memory and temporary files of the runs below `home`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes()
-            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if f"TANDEM_HOME={home}".encode() in environment.split(b"\0") or str(home) in words:
-            found.append(f"{process.name}: {words}")
-    for state in home.glob("runs/*/state.json"):
-        run_id = json.loads(state.read_text())["run_id"]
-        places = [Path("/dev/shm") / f"tandem-{run_id}", Path(tempfile.gettempdir()) / f"tandem-{run_id}"]
-        found += [str(place) for place in places if place.exists()]
-    return found
 
 
 def history(home: Path, name: str) -> Path:
@@ -67,7 +48,7 @@ def finished(home: Path) -> str:
     done = run(home, "whole")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "held-out accuracy" in done.stdout
-    assert leftovers(home) == []
+    assert find_leftovers(home, "whole") == []
     return "whole"
 
 
@@ -128,31 +109,3 @@ def test_a_finished_job_can_still_be_asked_for_its_status_and_samples_and_diagno
     assert "diagnosis/logs/whole-master-0/master.log" in texts
     assert not [name for name, text in texts.items() if token in text]
     assert "Nothing that is known to be wrong was found" in printed, printed
-
-
-def test_an_interrupted_job_leaves_nothing_and_is_resumed_to_the_same_number_of_iterations(home: Path) -> None:
-    process = subprocess.Popen(
-        command("resumed"),
-        env=os.environ | {"TANDEM_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    state_file = home / "runs" / "resumed" / "state.json"
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline:
-        summary = (json.loads(state_file.read_text()) if state_file.exists() else {}).get("summary") or {}
-        if summary.get("iteration", 0) >= 2:
-            break
-        assert process.poll() is None, "the job ended early"
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    process.wait(120)
-    assert leftovers(home) == []
-    done = run(home, "resumed", "--resume")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    with open_history(history(home, "resumed")) as reader:
-        assert sorted(record.iteration for record in reader.iterations() if record.iteration) == list(
-            range(1, ITERATIONS + 1)
-        )
-    assert leftovers(home) == []

@@ -128,7 +128,7 @@ def agents(tmp_path: Path, etcd_endpoint: str, keys: JobKeys) -> Iterator[Agents
         agents.kill(pod)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_lost_pod_restarts_the_ranks_in_place(agents: Agents, lost: int) -> None:
     survivor = 1 - lost
     agents.start(0)
