@@ -18,7 +18,7 @@ $(SETUP): pyproject.toml requirements/cpu.lock tools/set-up
 demo: $(SETUP) ## Train a small model by reinforcement learning on this machine (about 5 minutes, no GPU)
 	$(BIN)/tandem run examples/addition.yaml --name addition-demo --overwrite
 
-test: $(SETUP) cluster-build ## Run all tests but the long ones (28 minutes on 2 cores)
+test: $(SETUP) cluster-build ## Run all tests but the long ones (22 minutes on 2 cores)
 	$(BIN)/pytest -n 2 -m 'not long' --reruns 1 --rerun-show-tracebacks -raR
 
 strikes: $(SETUP) cluster-build ## Run the long tests: strikes at jobs on Kubernetes, Helm, more layouts and attacks (half an hour and more)

@@ -30,13 +30,24 @@ def prepare_model(spec: ModelSpec, directory: Path) -> Path:
     Calling it again gives the same files. Raises ModelFilesError that says what is missing.
     """
     if spec.path is not None:
-        return _existing(Path(spec.path))
+        return find_model(Path(spec.path))
     if spec.hub is not None:
         return _downloaded(spec.hub, spec.revision)
     if spec.scratch is None:
         raise ModelFilesError("the model has none of path, hub and scratch")
     write_scratch_model(spec.scratch, directory)
     return directory
+
+
+def find_model(path: Path) -> Path:
+    """`path`, if it is a directory with a model. Raises ModelFilesError."""
+    if not (path / _CONFIG_NAME).is_file():
+        found = "it does not exist" if not path.exists() else f"{_CONFIG_NAME} is not in it"
+        raise ModelFilesError(
+            f"model.path {path}: {found}. It must be a directory in Hugging Face format, there in every pod; "
+            "`tandem init-model` makes one"
+        )
+    return path
 
 
 def write_scratch_model(model: ScratchModel, directory: Path) -> None:
@@ -112,16 +123,6 @@ def build_tokenizer(spec: ScratchTokenizer) -> Tokenizer:
 def _vocabulary_size(tokenizer: ScratchTokenizer) -> int:
     tokens = len(tokenizer.tokens) + 2
     return -(-tokens // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-
-
-def _existing(path: Path) -> Path:
-    if not (path / _CONFIG_NAME).is_file():
-        found = "it does not exist" if not path.exists() else f"{_CONFIG_NAME} is not in it"
-        raise ModelFilesError(
-            f"model.path {path}: {found}. It must be a directory in Hugging Face format, there in every pod; "
-            "`tandem init-model` makes one"
-        )
-    return path
 
 
 def _downloaded(name: str, revision: str | None) -> Path:

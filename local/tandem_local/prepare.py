@@ -14,6 +14,7 @@ from tandem_operator.build import BuildSettings, build_objects
 
 from tandem_local.addresses import find_address_block
 from tandem_local.etcd_server import CLIENT_PORT, PEER_PORT
+from tandem_local.inputs import check_inputs
 from tandem_local.kubernetes_values import KubernetesObject
 from tandem_local.machine import observe_machine
 from tandem_local.places import Places
@@ -79,10 +80,12 @@ def load_requested_job(request: RunRequest) -> RLJob:
 def prepare_run(request: RunRequest, home: Path) -> RunPlan:
     """Check everything that can be checked before the start, and write the run directory.
 
-    Raises TandemError: JobFileError for the file, RunExists, DoesNotFit, AddressesTaken.
+    Raises TandemError: JobFileError for the file, ModelFilesError or SourceError for what it names, RunExists,
+    DoesNotFit, AddressesTaken.
     """
     job = load_requested_job(request)
     directory = RunDirectory(home / "runs" / job.metadata.name)
+    check_inputs(job.spec)
     former = _observe_former(directory, request)
     uid = former.uid if former else job.metadata.uid or str(uuid.uuid4())
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": uid})})

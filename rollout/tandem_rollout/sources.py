@@ -41,6 +41,14 @@ def load_rows(data: DataSpec, seed: int) -> list[SourceRow]:
     return _load_dataset(data.dataset)
 
 
+def check_source(data: DataSpec, seed: int) -> None:
+    """Raise SourceError for what shows before any row is read: no such task, option or file."""
+    if data.reasoning_gym is not None:
+        build_reasoning_gym(data.reasoning_gym, seed)
+    elif data.dataset is not None and Path(data.dataset.path).suffix in _FILE_FORMATS:
+        _check_file(Path(data.dataset.path))
+
+
 def build_reasoning_gym(source: ReasoningGymSource, seed: int) -> Any:
     """The reasoning-gym dataset of the task: it makes entries and scores answers. Raises SourceError."""
     import reasoning_gym  # seconds to import: only for jobs that use it

@@ -19,33 +19,13 @@ class Mistake:
     name: str
     settings: tuple[str, ...]
     expected: tuple[str, ...]
-    alike: str = ""
-    """Another one, which comes to light in the same way."""
 
 
 REWARD = "spec.rewards.scorers=[{type: function, function: 'bad_rewards:%s'}]"
 MISTAKES = [
-    Mistake("absent-model", ("spec.model={path: /absent/model}",), ("/absent/model", "does not exist")),
-    Mistake(
-        "absent-dataset",
-        ("spec.data={dataset: {path: /absent/train.jsonl}}", "spec.rewards.scorers=[{type: exact}]"),
-        ("/absent/train.jsonl",),
-        alike="empty-dataset",
-    ),
-    Mistake(
-        "empty-dataset",
-        ("spec.data={dataset: {path: '%s/empty.jsonl'}}", "spec.rewards.scorers=[{type: exact}]"),
-        ("empty.jsonl",),
-    ),
     Mistake("long-prompt", ("spec.model.scratch.maxLength=8",), ("prompt", "8")),
-    Mistake("unknown-task", ("spec.data.reasoningGym={task: basic_arithmetik}",), ("did you mean", "basic_arithmetic")),
     Mistake("raising-reward", (REWARD % "raises",), ("bad_rewards:raises", "no such planet")),
-    Mistake(
-        "hanging-reward",
-        (REWARD % "hangs", "spec.rewards.timeoutSeconds=2"),
-        ("bad_rewards:hangs", "2 s"),
-        "raising-reward",
-    ),
+    Mistake("hanging-reward", (REWARD % "hangs", "spec.rewards.timeoutSeconds=2"), ("bad_rewards:hangs", "2 s")),
     Mistake("no-memory", ("spec.model.scratch.hiddenSize=65536", "spec.model.scratch.layers=64"), ("memory", "GiB")),
 ]
 
@@ -53,7 +33,6 @@ MISTAKES = [
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("inputs")
-    (directory / "empty.jsonl").write_text("")
     (directory / "bad_rewards.py").write_text(
         "import time\n\n\n"
         "def raises(prompt, response, answer, row):\n    raise ValueError('no such planet')\n\n\n"
@@ -62,13 +41,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [pytest.param(mistake, id=mistake.name, marks=pytest.mark.long if mistake.alike else ()) for mistake in MISTAKES],
-)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_mistake_is_named_and_nothing_is_left(mistake: Mistake, inputs: Path, tmp_path: Path) -> None:
-    settings = [setting.replace("%s", str(inputs)) for setting in (*mistake.settings, "spec.warmup.steps=1")]
-    arguments = [part for setting in settings for part in ("--set", setting)]
+    arguments = [part for setting in (*mistake.settings, "spec.warmup.steps=1") for part in ("--set", setting)]
     done = subprocess.run(
         [sys.executable, "-m", "tandem_local", "run", str(EXAMPLE), *arguments],
         env=os.environ | {"TANDEM_HOME": str(tmp_path), "PYTHONPATH": str(inputs), "COLUMNS": "1000"},

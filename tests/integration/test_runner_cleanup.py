@@ -100,6 +100,7 @@ class Workplace:
         self.run = RunDirectory(directory / "home" / "runs" / "tiny")
         self._started: list[subprocess.Popen[str]] = []
         (directory / "program.py").write_text(PROGRAM)
+        (directory / "p.jsonl").write_text('{"prompt": "1", "answer": "1"}\n')
 
     def job(self, trainer: float = 0, master: float = 0, code: int = 0) -> None:
         (self.directory / "job.yaml").write_text(JOB.format(trainer=trainer, master=master, code=code))

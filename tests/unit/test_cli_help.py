@@ -102,6 +102,22 @@ def test_validate_reports_every_file_and_fails_for_a_bad_one(tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
 
 
+def test_what_a_job_names_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(GOOD_JOB)
+    task, model = "spec.data={reasoningGym: {task: chain_sums}}", f"spec.model={{path: {tmp_path}/absent}}"
+    file = f"spec.data={{dataset: {{path: {tmp_path}/absent.jsonl}}}}"
+    validated = tandem("validate", str(job), "--set", task, home=tmp_path)
+    assert validated.returncode == 2
+    assert "job.yaml: data.reasoningGym.task 'chain_sums'" in validated.stdout
+    for setting, message in ((task, "did you mean chain_sum"), (model, "it does not exist"), (file, "is not a file")):
+        result = tandem("run", str(job), "--force", "--set", setting, home=tmp_path)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_render_prints_what_the_operator_would_make(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(GOOD_JOB)
