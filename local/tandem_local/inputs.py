@@ -13,6 +13,9 @@ def check_inputs(spec: RLJobSpec) -> None:
     """Raises ModelFilesError or SourceError: no such model, file, or task of reasoning-gym."""
     if spec.model.path is not None:
         find_model(Path(spec.model.path))
+    if spec.data.reasoning_gym is None:
+        check_source(spec.data, spec.seed)
+        return
     # In a process of its own: tasks bring libraries of 100 MB, which a runner would keep until the job's end.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(check_source, spec.data, spec.seed).result()
