@@ -69,7 +69,9 @@ def build_picture(state: RunState, rewards: list[float], remaining_seconds: floa
         if state.summary.phase_seconds:
             parts.append(_build_phases(state.summary))
         if state.summary.message:
-            parts.append(Text(state.summary.message, style="yellow"))
+            parts.append(Text(state.summary.message))
+        if state.summary.problem:
+            parts.append(Text(state.summary.problem, style="yellow"))
     parts.append(_build_pods(state.pods))
     hint = "Ctrl-C again ends it at once" if state.status is RunStatus.STOPPING else "Ctrl-C stops it"
     subtitle = None if state.status.final else f"[dim]{hint}[/]"

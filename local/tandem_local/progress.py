@@ -89,8 +89,7 @@ def describe_progress(summary: Summary | None) -> list[str]:
         parts.append(f"{summary.inference_tokens:,} tokens by inference pods")
     behind = f", tokens up to {summary.versions_behind} behind" if summary.versions_behind else ""
     parts.append(f"weights {'none' if summary.version < 0 else f'v{summary.version}'}{behind}")
-    if summary.message:
-        parts.append(summary.message)
+    parts += filter(None, (summary.message, summary.problem))
     return parts
 
 

@@ -31,6 +31,8 @@ class Presence:
     buffer: ReplayBuffer | None = None
     build_warmup: Callable[[int], TrainingBatch] | None = None
     """The warm-up batch of a step."""
+    warmup_steps: int = 0
+    """How many of them the trainer has begun."""
     observe_job: Callable[[], JobState | None] = lambda: None
     """What the metrics and the page say; None: the job has not begun."""
     observe_members: Callable[[], Collection[Member]] = lambda: ()
@@ -121,6 +123,7 @@ async def _warmup(presence: Presence, step: int) -> bytes:
     if presence.build_warmup is None:
         raise HTTPException(503, "starting: the prompts are not loaded yet")
     build = presence.build_warmup
+    presence.warmup_steps = step + 1
     async with presence.building:
         name = f"warmup {step}"
         if name not in presence.batches:

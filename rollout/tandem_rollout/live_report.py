@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
-from tandem_core.coordination.records import Load, Role
+from tandem_core.coordination.records import Load, PhaseRecord, Role
 from tandem_core.job import RLJobSpec
 from tandem_core.phases import Phase
 
@@ -20,15 +21,27 @@ PATIENCE_SECONDS = 10.0
 FRESH_SECONDS = 5.0
 """How old the load in etcd becomes in a rollout phase in which nothing changes."""
 
+SHARE_STEP = 5
+"""Per cent."""
+
 
 class LiveReporter:
     """Writes what changed, at most every REPORT_SECONDS; `run` is its task."""
 
-    def __init__(self, spec: RLJobSpec, driver: PhaseDriver, rollouts: Rollouts, pool: AnswerPool) -> None:
+    def __init__(
+        self,
+        spec: RLJobSpec,
+        driver: PhaseDriver,
+        rollouts: Rollouts,
+        pool: AnswerPool,
+        observe_warmup: Callable[[], int],
+    ) -> None:
+        """`observe_warmup`: how many supervised steps the trainer has begun."""
         self._spec = spec
         self._driver = driver
         self._rollouts = rollouts
         self._pool = pool
+        self._observe_warmup = observe_warmup
         self._load: Load | None = None
 
     async def run(self) -> None:
@@ -37,22 +50,17 @@ class LiveReporter:
             await asyncio.sleep(REPORT_SECONDS)
             record = self._driver.record
             if record is not None and record.phase != Phase.FAILED:
-                await self._driver.report(self._observe_changes(record.phase), self._observe_load(record.phase))
+                await self._driver.report(self._observe_changes(record), self._observe_load(record.phase))
 
-    def _observe_changes(self, phase: Phase) -> dict[str, Any]:
-        message = self._driver.problems or self._observe_wait(phase)
-        return {"engines_serving": self._rollouts.engines_serving, "message": message}
-
-    def _observe_wait(self, phase: Phase) -> str:
-        """What a phase that lasts waits for; empty: nothing, or it has just begun."""
-        record = self._driver.record
-        if record is None or time.time() - record.started_at <= PATIENCE_SECONDS:
-            return ""
-        if self._driver.missing:
-            return f"waiting for {list_names(self._driver.missing)}"
-        if phase == Phase.ROLLOUT and not self._rollouts.engines_serving:
-            return f"waiting for an engine: none serves version {record.version}"
-        return ""
+    def _observe_changes(self, record: PhaseRecord) -> dict[str, Any]:
+        serving, problem, message = self._rollouts.engines_serving, self._driver.problems, ""
+        if time.time() - record.started_at > PATIENCE_SECONDS:
+            answers = len(self._rollouts.finished_lengths), self._rollouts.unfinished
+            steps = self._observe_warmup(), self._spec.warmup.steps
+            message = describe_progress(record.phase, steps, answers, self._driver.missing)
+            if record.phase == Phase.ROLLOUT and not serving:
+                problem = problem or f"waiting for an engine: none serves version {record.version}"
+        return {"engines_serving": serving, "message": message, "problem": problem}
 
     def _observe_load(self, phase: Phase) -> Load | None:
         """None: nothing new."""
@@ -78,3 +86,22 @@ class LiveReporter:
                 return None
         self._load = load
         return load
+
+
+def describe_progress(phase: Phase, steps: tuple[int, int], answers: tuple[int, int], missing: tuple[str, ...]) -> str:
+    """How far a phase is that lasts, or whom it waits for; empty: neither is known.
+
+    `steps`: supervised steps begun, and the most that there will be; `answers`: finished and not.
+    """
+    begun, most = steps
+    finished, unfinished = answers
+    if phase == Phase.WARMUP and begun:
+        return f"{_share(begun - 1, most)} of at most {most:,} steps"
+    if phase == Phase.ROLLOUT and unfinished:
+        return f"{_share(finished, finished + unfinished)} of {finished + unfinished:,} answers are finished"
+    return f"waiting for {list_names(missing)}" if missing else ""
+
+
+def _share(done: int, total: int) -> str:
+    """Such as 35 %: in steps of SHARE_STEP, each of which is written to etcd and to the job's status."""
+    return f"{100 * done // total // SHARE_STEP * SHARE_STEP} %"

@@ -96,7 +96,7 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         presence.observe_members = lambda: members.values.values()
         presence.observe_served = lambda: history.current_served(time.time())
         presence.observe_job = lambda: dataclasses.replace(driver.observe(), groups=rollouts.count_groups())
-        reporter = LiveReporter(job.spec, driver, rollouts, pool)
+        reporter = LiveReporter(job.spec, driver, rollouts, pool, lambda: presence.warmup_steps)
         following = _follow_control(job.spec, control, client, pool)
         watching = (_watch_leadership(leadership), _watch_engines(members, history))
         work = (pool.run(), rollouts.run(), history.run(), reporter.run(), following, *watching)

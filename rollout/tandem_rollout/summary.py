@@ -87,7 +87,7 @@ def add_evaluation(summary: Summary, iteration: int, accuracy: float) -> Summary
     return summary.model_copy(update={"accuracy": accuracy, "accuracy_before": before})
 
 
-def at_phase(summary: Summary, record: PhaseRecord, last_iteration: int, message: str = "") -> Summary:
+def at_phase(summary: Summary, record: PhaseRecord, last_iteration: int, problem: str = "") -> Summary:
     """As it is when `record` becomes the phase."""
     return summary.model_copy(
         update={
@@ -95,7 +95,8 @@ def at_phase(summary: Summary, record: PhaseRecord, last_iteration: int, message
             "iteration": record.iteration,
             "iterations": last_iteration,
             "version": record.version,
-            "message": record.reason or message,
+            "message": record.reason,
+            "problem": problem,
             "updated_at": time.time(),
         }
     )

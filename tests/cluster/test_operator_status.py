@@ -45,6 +45,17 @@ def test_a_pod_that_cannot_be_scheduled_is_told_within_seconds(job: WatchedJob) 
     assert job.status()["message"] == message
 
 
+def test_a_phase_that_lasts_is_told_and_is_no_problem_but_what_the_master_calls_one_is(job: WatchedJob) -> None:
+    start_pods(job)
+    job.report("phase", running_phase())
+    job.report("summary", summary(message="35 % of 1,024 answers are finished"))
+    wait_until(lambda: job.status().get("message") == "35 % of 1,024 answers are finished", "how far it is")
+    job.wait_for("Degraded", "False", "AsExpected")
+    job.report("summary", summary(message="40 %", problem="no room on the disk"))
+    assert job.wait_for("Degraded", "True", "MemberProblem")["message"] == "no room on the disk"
+    assert job.status()["message"] == "no room on the disk"
+
+
 def test_what_the_master_reports_is_in_the_status(job: WatchedJob) -> None:
     start_pods(job)
     job.report("phase", running_phase())

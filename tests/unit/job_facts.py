@@ -53,11 +53,15 @@ def engine(state: EngineState = EngineState.SERVING, version: int = 2, **changes
 TRAINER = Member(name="0", role=Role.TRAINER, pod="add-hybrid-0", incarnation="i", started_at=0)
 
 
-def snapshot(phase: Phase = Phase.ROLLOUT, seconds: float = 5.0, message: str = "", **changes: Any) -> JobSnapshot:
+def snapshot(
+    phase: Phase = Phase.ROLLOUT, seconds: float = 5.0, message: str = "", problem: str = "", **changes: Any
+) -> JobSnapshot:
     """A job in that phase of iteration 3 for so many seconds."""
     values: dict[str, Any] = {
         "phase": PhaseRecord(iteration=3, phase=phase, version=2, token=1, started_at=NOW - seconds),
-        "summary": Summary(phase=phase, iteration=3, iterations=9, version=2, message=message, updated_at=NOW - 1),
+        "summary": Summary(
+            phase=phase, iteration=3, iterations=9, version=2, message=message, problem=problem, updated_at=NOW - 1
+        ),
         "load": Load(phase=phase, outstanding_tokens=1200, measured_at=NOW - 1),
         "led": True,
         "newest_version": 2,

@@ -50,8 +50,12 @@ CREATING = (ContainerFacts("trainer", "ContainerCreating", False, 0), ContainerF
             ["Warmup of iteration 3: trainer-0"],
         ),
         (
-            facts(snapshot=snapshot(Phase.LOADING, message="waiting for sidecar-add-hybrid-0")),
-            ["waiting for sidecar-add-hybrid-0", "Loading of iteration 3: 1 of 1 engines"],
+            facts(snapshot=snapshot(Phase.WARMUP, message="35 % of at most 400 steps")),
+            ["Warmup of iteration 3: 35 % of at most 400 steps"],
+        ),
+        (
+            facts(snapshot=snapshot(Phase.LOADING, problem="no room on the disk")),
+            ["no room on the disk", "Loading of iteration 3: 1 of 1 engines"],
         ),
         (facts(), []),
     ],

@@ -199,5 +199,7 @@ class Summary(Record):
     infer_to_train_seconds: float | None = None
     """From the end of the newest rollout until training began."""
     message: str = ""
-    """What the job waits for, or why it failed."""
+    """How far a phase has come that lasts, or whom it waits for; in the end, why the job failed."""
+    problem: str = ""
+    """What is not as it should be, though the job goes on: no room on a disk, no engine that serves."""
     updated_at: float = 0.0

@@ -92,7 +92,7 @@ class RLJobStatus(StatusModel):
     completion_time: Timestamp | None = None
     """When the job was done, or had failed for good."""
     message: str | None = None
-    """What the job waits for, or why it failed."""
+    """What is wrong, how far a phase has come that lasts, or why the job failed."""
     observed_generation: int | None = None
     """The metadata.generation that this status is about."""
     conditions: list[Condition] = []

@@ -99,8 +99,8 @@ def _by_pod(pod: PodFacts) -> Iterator[Wait]:
 
 
 def _by_master(facts: JobFacts) -> Iterator[Wait]:
-    if facts.summary is not None and facts.summary.message and not facts.summary.phase.final:
-        yield Wait(facts.summary.message)
+    if facts.summary is not None and facts.summary.problem and not facts.summary.phase.final:
+        yield Wait(facts.summary.problem)
 
 
 def _by_phase(facts: JobFacts) -> Iterator[Wait]:
@@ -112,7 +112,8 @@ def _by_phase(facts: JobFacts) -> Iterator[Wait]:
     match record.phase:
         case Phase.WARMUP:
             present = {f"{member.role}/{member.name}": member for member in snapshot.members}
-            text = list_names(tuple(missing_members(job, present))) or "the warm-up's steps, or its checkpoint"
+            told = facts.summary.message if facts.summary is not None else ""
+            text = list_names(tuple(missing_members(job, present))) or told or "the warm-up's steps, or its checkpoint"
         case Phase.ROLLOUT:
             text = _describe_rollout(facts)
         case Phase.DRAINING | Phase.LOADING:

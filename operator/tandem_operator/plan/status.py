@@ -30,7 +30,7 @@ def plan_status(observed: Observed, plan: Plan, troubles: Sequence[Trouble], now
             "phase": _phase(observed, plan),
             "last_scale_time": now if plan.scale.changed else observed.last_scale_time,
             "failures": (observed.status.failures or 0) + observed.losses,
-            "message": _message(plan, troubles) or None,
+            "message": _message(observed, plan, troubles) or None,
             "observed_generation": observed.generation,
             "conditions": plan_conditions(observed, plan, troubles, now),
         }
@@ -97,12 +97,17 @@ def _phase(observed: Observed, plan: Plan) -> WaitingPhase | Phase:
     return records.phase.phase
 
 
-def _message(plan: Plan, troubles: Sequence[Trouble]) -> str:
+def _message(observed: Observed, plan: Plan, troubles: Sequence[Trouble]) -> str:
     if plan.problem:
         return plan.problem
     if plan.ending is not None:
         return plan.ending.message
-    return troubles[0].message if troubles and plan.stage is not Stage.SUSPENDED else ""
+    if plan.stage is Stage.SUSPENDED:
+        return ""
+    if troubles:
+        return troubles[0].message
+    summary = observed.records.summary if observed.records is not None else None
+    return summary.message if summary is not None and plan.stage is Stage.RUNNING else ""
 
 
 def _shorten(value: float | int) -> float | int:

@@ -24,8 +24,8 @@ def find_troubles(observed: Observed, refused: Mapping[ObjectKey, Trouble], now:
     if observed.forgotten:
         found.append(Trouble(Reason.ETCD_STATE_LOST, Reason.ETCD_STATE_LOST.meaning, blocks=False))
     summary = observed.records.summary if observed.records is not None else None
-    if summary is not None and summary.message and not summary.phase.final:
-        found.append(Trouble(Reason.MEMBER_PROBLEM, summary.message, blocks=False))
+    if summary is not None and summary.problem and not summary.phase.final:
+        found.append(Trouble(Reason.MEMBER_PROBLEM, summary.problem, blocks=False))
     return sorted(found, key=lambda trouble: not trouble.blocks)
 
 

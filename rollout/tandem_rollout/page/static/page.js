@@ -76,7 +76,8 @@ function describe(summary) {
   const parts = [summary.phase, `iteration ${summary.iteration} of ${summary.iterations}`, `version ${summary.version}`,
     `${summary.engines_serving} ${summary.engines_serving === 1 ? "engine serves" : "engines serve"}`];
   if (summary.version < 0) parts.splice(2, 1);
-  return parts.join(" · ") + (summary.message ? ` — ${summary.message}` : "");
+  const told = [summary.message, summary.problem].filter(Boolean).join("; ");
+  return parts.join(" · ") + (told ? ` — ${told}` : "");
 }
 
 byId("token-form").addEventListener("submit", (event) => {
