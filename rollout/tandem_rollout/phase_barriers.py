@@ -1,7 +1,7 @@
 """Waiting for the members of a job, phase by phase."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -26,16 +26,29 @@ from tandem_rollout.phase_plan import phase_deadline
 
 log = structlog.get_logger()
 
+LOOK_SECONDS = 5.0
+"""How often a wait looks whether pods wait for a place."""
+
 
 class PhaseBarriers:
     """All waits have the spec's deadlines, and their errors name who is missing; an async context manager."""
 
-    def __init__(self, job: RLJob, store: Store, keys: JobKeys, members: Mirror[Member]) -> None:
+    def __init__(
+        self,
+        job: RLJob,
+        store: Store,
+        keys: JobKeys,
+        members: Mirror[Member],
+        *,
+        pods_wait: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`pods_wait`: whether pods wait for devices, a queue or a quota; deadlines begin when none does."""
         self._job = job
         self.spec = job.spec
         """As it is now; the driver brings it up to date."""
         self._keys = keys
         self._members = members
+        self._pods_wait = pods_wait
         self._trainers = trainer_names(job)
         self._sidecars = sidecar_names(job)
         self._prefix = keys.all_acks
@@ -64,7 +77,10 @@ class PhaseBarriers:
         """Return when all ranks and sidecars are registered. Raises BarrierTimeout."""
         timeout = self.spec.deadlines.startup
         try:
-            await self._members.wait_for(lambda members: not missing_members(self._job, members), timeout)
+            await self._patiently(
+                lambda seconds: self._members.wait_for(lambda found: not missing_members(self._job, found), seconds),
+                timeout,
+            )
         except TimeoutError:
             missing = tuple(missing_members(self._job, self._members.values))
             raise BarrierTimeout(
@@ -78,7 +94,10 @@ class PhaseBarriers:
         """The acknowledgements of all ranks, by rank. Raises AckError or BarrierTimeout."""
         with self._waits_for(phase, iteration, self._trainers) as below:
             try:
-                acks = await wait_for_acks(self._acks, self._trainers, phase_deadline(self.spec, phase), below=below)
+                acks = await self._patiently(
+                    lambda seconds: wait_for_acks(self._acks, self._trainers, seconds, below=below),
+                    phase_deadline(self.spec, phase),
+                )
             except BarrierTimeout as error:
                 raise self._late(phase, error.missing) from None
         return [acks[name] for name in self._trainers]
@@ -134,6 +153,18 @@ class PhaseBarriers:
         if answered and not loaded:
             raise AckError(answered[0])
         return loaded
+
+    async def _patiently[T](self, wait: Callable[[float], Awaitable[T]], seconds: float) -> T:
+        """The result of `wait`, which is given the seconds that it may take; those in which pods wait do not count."""
+        left = seconds
+        while True:
+            this_time = min(left, LOOK_SECONDS)
+            try:
+                return await wait(this_time)
+            except (TimeoutError, BarrierTimeout):
+                left = seconds if self._pods_wait() else left - this_time
+                if left <= 0:
+                    raise
 
     def _late(self, phase: Phase, missing: tuple[str, ...]) -> BarrierTimeout:
         deadline = phase_deadline(self.spec, phase)

@@ -55,7 +55,9 @@ class PhaseDriver:
         self._keys, self._store, self._leadership, self._members = keys, store, leadership, members
         self._control = control
         self._buffer, self._history = buffer, history
-        self._barriers = PhaseBarriers(job, store, keys, members)
+        self._barriers = PhaseBarriers(
+            job, store, keys, members, pods_wait=lambda: control.value is not None and control.value.pods_wait
+        )
         self._steps = PhaseSteps(
             job.spec, keys, store, members, self._barriers, buffer, rollouts, evaluation, history, pod
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tandem_core.coordination.records import PhaseRecord, Summary
+from tandem_core.coordination.records import Control, PhaseRecord, Summary
 from tandem_core.phases import Phase
 from tandem_operator.resources import EVENT, POD, RLJOB, Kind
 
@@ -32,6 +32,13 @@ def start_pods(job: WatchedJob) -> None:
         job.end_pods(component, "Running", conditions=ready)
 
 
+def pods_wait(job: WatchedJob) -> bool:
+    """What the job's master is told."""
+    control = job.read("control", Control)
+    assert control is not None
+    return control.pods_wait
+
+
 @pytest.fixture
 def job(new_job: NewJob) -> WatchedJob:
     return new_job("told").create(SMALL)
@@ -43,6 +50,9 @@ def test_a_pod_that_cannot_be_scheduled_is_told_within_seconds(job: WatchedJob) 
     assert time.monotonic() - began < 10
     assert "no nodes available" in message
     assert job.status()["message"] == message
+    wait_until(lambda: pods_wait(job), "the master is told, whose deadlines do not run now")
+    start_pods(job)
+    wait_until(lambda: not pods_wait(job), "the master is told that pods have their place")
 
 
 def test_a_phase_that_lasts_is_told_and_is_no_problem_but_what_the_master_calls_one_is(job: WatchedJob) -> None:

@@ -295,6 +295,23 @@ async def test_members_that_never_come_are_named(store: Store, keys: JobKeys, bu
     assert "trainer-0, trainer-1, sidecar-sums-hybrid-0, sidecar-sums-hybrid-1" in record.reason
 
 
+@pytest.mark.parametrize("come", [True, False])
+async def test_no_deadline_runs_while_pods_wait_for_a_place(
+    store: Store, keys: JobKeys, buffer: ReplayBuffer, come: bool
+) -> None:
+    job = build_job("spec.deadlines.startup=0.5")
+    await store.put(keys.control, Control(pods_wait=True))
+    async with start_master(store, keys, job, buffer) as master, AsyncExitStack() as stack:
+        running = asyncio.create_task(master.driver.run())
+        await asyncio.sleep(2)
+        assert not running.done()
+        if come:
+            await stack.enter_async_context(Members(store, keys, job, buffer))
+        await store.put(keys.control, Control())
+        record = await asyncio.wait_for(running, 30)
+    assert record.phase == (Phase.DONE if come else Phase.FAILED)
+
+
 async def test_a_member_that_fails_ends_the_job_with_its_reason(
     store: Store, keys: JobKeys, buffer: ReplayBuffer
 ) -> None:

@@ -41,7 +41,7 @@ AGENT_TTL_SECONDS = 10
 """How soon an agent counts as lost when its pod does not come back under its name; if it does: at once."""
 PATIENCE_SECONDS = 600.0
 """How long an agent waits for etcd. Its ranks go on meanwhile."""
-_HEARTBEAT_SECONDS = 1_000_000  # in effect never: leases do it
+_NEVER_SECONDS = 1_000_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -75,7 +75,8 @@ def build_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     if backend.closed() and thread.call(_is_over(store, keys), 2 * PATIENCE_SECONDS):
         log.info("the job is over, nothing to start", job=parameters.run_id)
         raise SystemExit(0)
-    parameters.config["keep_alive_interval"] = str(_HEARTBEAT_SECONDS)
+    parameters.config["keep_alive_interval"] = str(_NEVER_SECONDS)  # leases do it
+    parameters.config["join_timeout"] = str(_NEVER_SECONDS)  # the master's deadlines do it, and know of queues
     c10d_store = EtcdC10dStore(thread, store, keys.rendezvous + "/store/")
     handler = dynamic_rendezvous.create_handler(c10d_store, backend, parameters)
     ROUND.set_function(lambda: handler._state_holder.state.round)

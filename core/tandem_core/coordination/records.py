@@ -125,6 +125,8 @@ class Control(Record):
     """spec.deadlines as they are now; taken up when the next phase begins. None: as when the job began."""
     draining: tuple[str, ...] = ()
     """Inference pods that are about to go: they get no new answers, and hand back what they work on."""
+    pods_wait: bool = False
+    """Whether pods wait for devices, a queue or a quota: meanwhile no deadline for their members runs."""
 
 
 class EngineSpeed(Record):

@@ -9,7 +9,7 @@ REASONS = {Stage.SUSPENDING: "suspended", Stage.SUSPENDED: "suspended", Stage.ST
 """Why a job is asked to stop; part of the reason that its last phase shows."""
 
 
-def plan_control(job: RLJob, stage: Stage, draining: tuple[str, ...]) -> Control:
+def plan_control(job: RLJob, stage: Stage, draining: tuple[str, ...], *, pods_wait: bool) -> Control:
     """The record as it is to be: what can change while the job runs, and whether it is to go on."""
     return Control(
         stop=stage in REASONS,
@@ -17,4 +17,5 @@ def plan_control(job: RLJob, stage: Stage, draining: tuple[str, ...]) -> Control
         iterations=job.spec.iterations,
         deadlines=job.spec.deadlines,
         draining=draining,
+        pods_wait=pods_wait,
     )

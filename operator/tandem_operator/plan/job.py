@@ -13,6 +13,7 @@ from tandem_operator.plan.objects import Builder, plan_objects
 from tandem_operator.plan.removal import Removal, plan_removal
 from tandem_operator.plan.scaling import ScalePlan, plan_scale
 from tandem_operator.plan.stage import Ending, Stage, find_ending, plan_stage
+from tandem_operator.plan.troubles import wait_for_a_place
 
 GRACE_ANNOTATION = "tandem.dev/grace-period-seconds"
 """On an RLJob: how long it has to save a checkpoint when it is suspended or deleted, in the place of the setting."""
@@ -91,7 +92,7 @@ def _control(observed: Observed, stage: Stage, draining: tuple[str, ...] = ()) -
     """The record where it is not there yet; a job that ended, or that is asleep, has no use for one."""
     if observed.job is None or observed.records is None or stage in (Stage.FINISHED, Stage.RESUMING, Stage.SUSPENDED):
         return None
-    control = plan_control(observed.job, stage, draining)
+    control = plan_control(observed.job, stage, draining, pods_wait=wait_for_a_place(observed))
     return control if control != observed.records.control else None
 
 

@@ -12,6 +12,7 @@ from tandem_operator.resources import DEPLOYMENT, JOB, ObjectKey
 
 RECENT = timedelta(minutes=5)
 """How long something that is over, such as a container that was killed, still counts."""
+_NO_PLACE = (Reason.UNSCHEDULABLE, Reason.QUEUED, Reason.QUOTA_EXCEEDED)
 
 
 def find_troubles(observed: Observed, refused: Mapping[ObjectKey, Trouble], now: datetime) -> list[Trouble]:
@@ -27,6 +28,13 @@ def find_troubles(observed: Observed, refused: Mapping[ObjectKey, Trouble], now:
     if summary is not None and summary.problem and not summary.phase.final:
         found.append(Trouble(Reason.MEMBER_PROBLEM, summary.problem, blocks=False))
     return sorted(found, key=lambda trouble: not trouble.blocks)
+
+
+def wait_for_a_place(observed: Observed) -> bool:
+    """Whether pods without which the job cannot go on wait for devices, a queue or a quota."""
+    found = [*_missing_pods(observed), *_held(observed)]
+    found += [trouble for pod in observed.working_pods for trouble in pod.troubles]
+    return any(trouble.reason in _NO_PLACE and trouble.blocks and trouble.ended_at is None for trouble in found)
 
 
 def next_change(troubles: Sequence[Trouble], now: datetime) -> float | None:
