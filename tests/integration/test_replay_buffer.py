@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Engine, event
 from tandem_core.coordination.records import Activity
+from tandem_rollout.storage import batches
 from tandem_rollout.storage.errors import StorageError
 from tandem_rollout.storage.history import EvaluationSample
 from tandem_rollout.storage.history_file import open_history
@@ -355,6 +356,18 @@ async def test_the_history_reads_while_the_master_writes(tmp_path: Path, uid: st
             assert history.samples(1, limit=1)[0].parts == {"exact": 1.0}
             assert len(history.evaluations()) == len(history.activities()) == 1
             assert history.info()["job_uid"] == uid
+
+
+async def test_a_batch_too_large_for_one_row_is_kept_in_parts(
+    buffer: ReplayBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "PART_BYTES", 1000)
+    for iteration, size in enumerate((3456, 2000, 1, 0), 1):
+        data = random.Random(iteration).randbytes(size)
+        await buffer.record_batch(iteration, data, await scored_groups(buffer, iteration, [1]))
+        assert await buffer.batch(iteration) == data
+    assert await buffer.prune_batches(2) == 1
+    assert [len(await buffer.batch(iteration) or b"") for iteration in (1, 2, 3)] == [0, 2000, 1]
 
 
 async def test_an_iteration_of_256_answers_costs_few_statements(tmp_path: Path, uid: str) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tandem_rollout.storage.tables import BatchRow, GroupRow, PromptRow, SegmentRow, TrajectoryRow
+from tandem_rollout.storage.tables import BatchPartRow, BatchRow, GroupRow, PromptRow, SegmentRow, TrajectoryRow
 from tandem_rollout.storage.upsert import upsert
 from tandem_rollout.trajectory import ScoredGroup
 
+PART_BYTES = 256 << 20
+"""Of a batch in one row."""
 RECENT_SHARE = 0.5
 """Weight of a prompt's newest group in its success rate: the policy changes, so old answers count less and less."""
 
@@ -20,7 +22,11 @@ class BatchConflict(Exception):
 
 async def select_batch(connection: AsyncConnection, iteration: int) -> bytes | None:
     """The bytes recorded for `iteration`; None if there is no batch or it was pruned."""
-    return await connection.scalar(select(BatchRow.data).where(BatchRow.iteration == iteration))
+    beginning = await connection.scalar(select(BatchRow.data).where(BatchRow.iteration == iteration))
+    if beginning is None:
+        return None
+    following = select(BatchPartRow.data).where(BatchPartRow.iteration == iteration).order_by(BatchPartRow.position)
+    return b"".join((beginning, *await connection.scalars(following)))
 
 
 async def select_last_recorded(connection: AsyncConnection) -> int:
@@ -52,7 +58,10 @@ async def insert_batch(connection: AsyncConnection, iteration: int, data: bytes,
     )
     if taken.rowcount != len(ids):
         raise BatchConflict(f"{len(ids) - taken.rowcount} of the {len(ids)} groups are in an earlier batch, or unknown")
-    await connection.execute(insert(BatchRow).values(iteration=iteration, data=data, recorded_at=time.time()))
+    parts = [data[start : start + PART_BYTES] for start in range(0, max(1, len(data)), PART_BYTES)]
+    await connection.execute(insert(BatchRow).values(iteration=iteration, data=parts[0], recorded_at=time.time()))
+    for position, part in enumerate(parts[1:], 1):
+        await connection.execute(insert(BatchPartRow).values(iteration=iteration, position=position, data=part))
     await _count_successes(connection, groups)
 
 
@@ -73,6 +82,7 @@ async def delete_old(connection: AsyncConnection, before_iteration: int) -> int:
         update(BatchRow).where(BatchRow.iteration < before_iteration, BatchRow.data.is_not(None)).values(data=None)
     )
     if pruned.rowcount:
+        await connection.execute(delete(BatchPartRow).where(BatchPartRow.iteration < before_iteration))
         old = (
             select(TrajectoryRow.id)
             .join(GroupRow, GroupRow.id == TrajectoryRow.group_id)

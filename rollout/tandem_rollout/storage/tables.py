@@ -111,9 +111,18 @@ class BatchRow(Table):
     __tablename__ = "batches"
     iteration: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     data: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """TrainingBatch.encode(); NULL once pruned."""
+    """TrainingBatch.encode(), or its beginning: BatchPartRow; NULL once pruned."""
     recorded_at: Mapped[float] = mapped_column(_Double)
     trained_at: Mapped[float | None] = mapped_column(_Double)
+
+
+class BatchPartRow(Table):
+    """What follows the beginning of a large batch: no database takes a value of more than 1 GB."""
+
+    __tablename__ = "batch_parts"
+    iteration: Mapped[int] = mapped_column(Integer, ForeignKey("batches.iteration"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class PromptRow(Table):
