@@ -33,6 +33,8 @@ class Presence:
     """The warm-up batch of a step."""
     warmup_steps: int = 0
     """How many of them the trainer has begun."""
+    batches_asked: int = 0
+    """How often trainer ranks have asked for a batch."""
     observe_job: Callable[[], JobState | None] = lambda: None
     """What the metrics and the page say; None: the job has not begun."""
     observe_members: Callable[[], Collection[Member]] = lambda: ()
@@ -106,6 +108,7 @@ async def _batch(presence: Presence, iteration: int) -> bytes:
     if presence.buffer is None:
         raise HTTPException(503, "starting: the replay buffer is not open yet")
     buffer = presence.buffer
+    presence.batches_asked += 1
     async with presence.building:
         name = f"batch {iteration}"
         if name not in presence.batches:

@@ -91,7 +91,18 @@ async def run_master(job: RLJob, pod: PodEnvironment, presence: Presence) -> Pha
         evaluator = Evaluator(job.spec, inputs.prompts, inputs.tokenizer, scoring, pool)
         history = HistoryWriter(buffer)
         driver = PhaseDriver(
-            job, keys, store, leadership, members, control, buffer, rollouts, evaluator, history, pod=pod.pod_name
+            job,
+            keys,
+            store,
+            leadership,
+            members,
+            control,
+            buffer,
+            rollouts,
+            evaluator,
+            history,
+            pod=pod.pod_name,
+            batches_asked=lambda: presence.batches_asked,
         )
         presence.observe_members = lambda: members.values.values()
         presence.observe_served = lambda: history.current_served(time.time())

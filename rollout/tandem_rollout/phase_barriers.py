@@ -27,7 +27,7 @@ from tandem_rollout.phase_plan import phase_deadline
 log = structlog.get_logger()
 
 LOOK_SECONDS = 5.0
-"""How often a wait looks whether pods wait for a place."""
+"""How often a wait looks whether its deadline is put off."""
 
 
 class PhaseBarriers:
@@ -41,14 +41,16 @@ class PhaseBarriers:
         members: Mirror[Member],
         *,
         pods_wait: Callable[[], bool] = lambda: False,
+        batches_asked: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`pods_wait`: whether pods wait for devices, a queue or a quota; deadlines begin when none does."""
+        """`pods_wait`: whether pods wait for devices, a queue or a quota. `batches_asked`: how often ranks have asked
+        for a batch: after a restart they train again on all since the checkpoint. Both put deadlines off."""
         self._job = job
         self.spec = job.spec
         """As it is now; the driver brings it up to date."""
         self._keys = keys
         self._members = members
-        self._pods_wait = pods_wait
+        self._pods_wait, self._batches_asked = pods_wait, batches_asked
         self._trainers = trainer_names(job)
         self._sidecars = sidecar_names(job)
         self._prefix = keys.all_acks
@@ -155,14 +157,16 @@ class PhaseBarriers:
         return loaded
 
     async def _patiently[T](self, wait: Callable[[float], Awaitable[T]], seconds: float) -> T:
-        """The result of `wait`, which is given the seconds that it may take; those in which pods wait do not count."""
-        left = seconds
+        """The result of `wait`, which is given the seconds that it may take: from when no pod waits for a place any
+        more, and from the last batch that was asked for."""
+        left, asked = seconds, self._batches_asked()
         while True:
             this_time = min(left, LOOK_SECONDS)
             try:
                 return await wait(this_time)
             except (TimeoutError, BarrierTimeout):
-                left = seconds if self._pods_wait() else left - this_time
+                before, asked = asked, self._batches_asked()
+                left = seconds if self._pods_wait() or asked != before else left - this_time
                 if left <= 0:
                     raise
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -50,13 +50,19 @@ class PhaseDriver:
         evaluation: Evaluation,
         history: HistoryWriter,
         pod: str = "master",
+        batches_asked: Callable[[], int] = lambda: 0,
     ) -> None:
         self._job, self._spec = job, job.spec
         self._keys, self._store, self._leadership, self._members = keys, store, leadership, members
         self._control = control
         self._buffer, self._history = buffer, history
         self._barriers = PhaseBarriers(
-            job, store, keys, members, pods_wait=lambda: control.value is not None and control.value.pods_wait
+            job,
+            store,
+            keys,
+            members,
+            pods_wait=lambda: control.value is not None and control.value.pods_wait,
+            batches_asked=batches_asked,
         )
         self._steps = PhaseSteps(
             job.spec, keys, store, members, self._barriers, buffer, rollouts, evaluation, history, pod

@@ -35,8 +35,9 @@ class EvaluationSpec(SpecModel):
 
 
 class DeadlineSpec(SpecModel):
-    """Longest time of each phase in seconds; what is missing then is named in the error. While pods wait for devices, a
-    queue or a quota, no deadline runs for what they are to do."""
+    """Longest time of each phase in seconds; what is missing then is named in the error. None runs while pods wait for
+    devices, a queue or a quota; and restarted ranks that train again since the checkpoint have the time for each batch.
+    """
 
     startup: float = Field(default=600, gt=0)
     """From the start of the master until all members are there."""
