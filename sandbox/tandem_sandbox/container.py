@@ -20,7 +20,7 @@ from tandem_sandbox.run_watch import Moment, Stop, blame_memory, plan_stop, plan
 from tandem_sandbox.runtime import Runtime
 from tandem_sandbox.script import READY, build_script, build_talking_script
 from tandem_sandbox.stream import Stream
-from tandem_sandbox.threads import Cancellation
+from tandem_sandbox.threads import FORKS, Cancellation
 
 _READY_SECONDS = 60.0
 _END_SECONDS = 30.0
@@ -53,9 +53,10 @@ class Container:
         stdin, control = os.pipe2(os.O_CLOEXEC)
         stdout, stderr = Stream(1 << 16), Stream(1 << 16)
         try:
-            process = subprocess.Popen(  # noqa: S603 - none of the words come from a request
-                runtime.build_command(places, name), stdin=stdin, stdout=stdout.writer, stderr=stderr.writer
-            )
+            with FORKS:
+                process = subprocess.Popen(  # noqa: S603 - none of the words come from a request
+                    runtime.build_command(places, name), stdin=stdin, stdout=stdout.writer, stderr=stderr.writer
+                )
         except OSError:
             os.close(control)
             stdout.close()

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from tandem_sandbox.bundle import INPUT_FILE, WORK_FOLDER, LanePlaces
 from tandem_sandbox.job import JobFile
+from tandem_sandbox.threads import FORKS
 
 _SHARED_FOLDER = 0o1777
 
@@ -37,7 +39,8 @@ def write_files(places: LanePlaces, files: Mapping[str, JobFile], stdin: bytes) 
         path = work / name
         for folder in reversed(path.relative_to(work).parents[:-1]):
             _make_folder(work / folder, folders, places.host_user)
-        path.write_bytes(file.data)
+        with FORKS if file.executable else nullcontext():
+            path.write_bytes(file.data)
         path.chmod(0o755 if file.executable else 0o644)
         os.chown(path, places.host_user, places.host_user)
 

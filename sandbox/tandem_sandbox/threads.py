@@ -3,12 +3,17 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 from tandem_core.errors import TandemError
 
 from tandem_sandbox.job import ContainerError
+
+FORKS = threading.Lock()
+"""Held by who starts a process, and by who writes a program: what one thread has open is open in another one's child,
+too, until that has become another program; and what is open for writing cannot be run (ETXTBSY)."""
 
 
 class Cancellation:

@@ -149,6 +149,22 @@ async def test_programs_get_the_same_verdict_a_thousand_times_on_an_overloaded_m
     assert not wrong
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_no_compiled_program_is_ever_busy(client: SandboxClient) -> None:
+    """One in a thousand was: another lane's new process held the file open in which it had just been written."""
+    turns = asyncio.Semaphore(12)
+
+    async def say(number: int) -> str:
+        code = f'#include <stdio.h>\nint main(void) {{ printf("%d", {number}); return 0; }}'
+        async with turns:
+            result = await client.run(RunRequest(source=Source(language="c", code=code)))
+        return result.stdout or f"{result.verdict}: {result.stderr}"
+
+    found = Counter(await asyncio.gather(*(say(number % 40) for number in range(5000))))
+    assert found == {str(number): 125 for number in range(40)}
+
+
 @contextmanager
 def busy_machine() -> Iterator[None]:
     """An endless loop beside it for each processor."""
